@@ -1,0 +1,1 @@
+"""The laboratory: what was tried, how it was measured, what may be believed."""

@@ -1,0 +1,1 @@
+"""Where a run happens. One file an executor; `local.py` starts it on this machine."""

@@ -1,0 +1,170 @@
+"""The ledger: append-only facts in SQLite (WAL), each carrying the hash of the one before. Everything else is derived.
+
+Writers are many (controller, commands of agents); every write is one short BEGIN IMMEDIATE transaction. Triggers refuse
+UPDATE and DELETE; under one user id tampering cannot be prevented, but `verify` finds it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lab.errors import UserError
+
+GENESIS = "0" * 64
+
+MIGRATIONS: list[tuple[str, str]] = [
+    (
+        "facts",
+        """
+        CREATE TABLE facts (
+            id INTEGER PRIMARY KEY, time REAL NOT NULL, kind TEXT NOT NULL, subject TEXT NOT NULL,
+            actor TEXT NOT NULL, body TEXT NOT NULL, hash TEXT NOT NULL
+        ) STRICT;
+        CREATE INDEX facts_kind ON facts (kind, id);
+        CREATE INDEX facts_subject ON facts (subject, id);
+        CREATE TRIGGER facts_no_update BEFORE UPDATE ON facts BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
+        CREATE TRIGGER facts_no_delete BEFORE DELETE ON facts BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
+        """,
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One line of the ledger. `time` in seconds since the epoch; `subject` is the experiment or run it is about."""
+
+    id: int
+    time: float
+    kind: str
+    subject: str
+    actor: str
+    body: dict[str, Any]
+    hash: str
+
+
+def fact_hash(previous: str, time_: float, kind: str, subject: str, actor: str, body: str) -> str:
+    """SHA-256 (hex) over the previous hash and this fact's columns."""
+    text = json.dumps([previous, repr(time_), kind, subject, actor, body], ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+class Ledger:
+    """An open ledger. Cheap to open; one object a process (not shared between threads)."""
+
+    def __init__(self, path: Path, create: bool = False) -> None:
+        """Open `path`; with `create` make it. Raises UserError when it is missing or no ledger."""
+        if not create and not path.is_file():
+            raise UserError(f"no ledger at {path}: run `orgctl up` first")
+        self.path = path
+        try:
+            self._db = sqlite3.connect(path, timeout=20, isolation_level=None)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=NORMAL")
+            self._migrate()
+        except sqlite3.DatabaseError as error:
+            raise UserError(f"cannot open the ledger {path}: {error}: restore it from .git/orgctl/ or start elsewhere") from error
+
+    def _migrate(self) -> None:
+        if self._db.execute("PRAGMA user_version").fetchone()[0] >= len(MIGRATIONS):
+            return
+        with self._transaction():
+            version = self._db.execute("PRAGMA user_version").fetchone()[0]
+            for number, (_name, script) in enumerate(MIGRATIONS[version:], start=version + 1):
+                for statement in _statements(script):
+                    self._db.execute(statement)
+                self._db.execute(f"PRAGMA user_version={number}")
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            yield
+            self._db.execute("COMMIT")
+        except sqlite3.OperationalError as error:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise UserError(f"cannot write the ledger {self.path}: {error}: free disk space or stop what holds it, then try again") from error
+        except BaseException:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
+
+    def _insert(self, kind: str, subject: str, actor: str, body: dict[str, Any]) -> Fact:
+        row = self._db.execute("SELECT id, hash FROM facts ORDER BY id DESC LIMIT 1").fetchone()
+        number, previous = (row[0] + 1, row[1]) if row else (1, GENESIS)
+        text = json.dumps(body, sort_keys=True, ensure_ascii=False, default=str)
+        now = time.time()
+        digest = fact_hash(previous, now, kind, subject, actor, text)
+        self._db.execute("INSERT INTO facts VALUES (?,?,?,?,?,?,?)", (number, now, kind, subject, actor, text, digest))
+        return Fact(number, now, kind, subject, actor, json.loads(text), digest)
+
+    def append(self, kind: str, body: dict[str, Any], subject: str = "", actor: str = "lab") -> Fact:
+        """Write one fact and return it."""
+        with self._transaction():
+            return self._insert(kind, subject, actor, body)
+
+    def append_once(self, kind: str, body: dict[str, Any], subject: str, actor: str = "lab") -> Fact | None:
+        """Write the fact unless one of this kind about this subject is there already; None then. Makes a step idempotent."""
+        with self._transaction():
+            if self._db.execute("SELECT 1 FROM facts WHERE kind=? AND subject=? LIMIT 1", (kind, subject)).fetchone():
+                return None
+            return self._insert(kind, subject, actor, body)
+
+    def append_new(self, kind: str, prefix: str, body: dict[str, Any], actor: str = "lab") -> Fact:
+        """Write a fact about a new subject: `prefix` and the next number (E0001, E0002, ...), taken in the same transaction."""
+        with self._transaction():
+            count = self._db.execute("SELECT COUNT(*) FROM facts WHERE kind=?", (kind,)).fetchone()[0]
+            return self._insert(kind, f"{prefix}{count + 1:04d}", actor, body)
+
+    def facts(self, kind: str | None = None, subject: str | None = None, after: int = 0) -> list[Fact]:
+        """Facts in order, optionally of one kind, about one subject, or after an id."""
+        where, values = ["id > ?"], [after]  # type: tuple[list[str], list[Any]]
+        if kind is not None:
+            where.append("kind = ?")
+            values.append(kind)
+        if subject is not None:
+            where.append("subject = ?")
+            values.append(subject)
+        rows = self._db.execute(f"SELECT id,time,kind,subject,actor,body,hash FROM facts WHERE {' AND '.join(where)} ORDER BY id", values)
+        return [Fact(*row[:5], json.loads(row[5]), row[6]) for row in rows]
+
+    def head(self) -> tuple[int, str]:
+        """(id, hash) of the last fact; (0, 64 zeros) when empty."""
+        row = self._db.execute("SELECT id, hash FROM facts ORDER BY id DESC LIMIT 1").fetchone()
+        return (int(row[0]), str(row[1])) if row else (0, GENESIS)
+
+    def verify(self) -> list[str]:
+        """Recompute the hash chain. Returns one line for each break; empty when it holds."""
+        problems: list[str] = []
+        previous, expected = GENESIS, 1
+        for number, when, kind, subject, actor, body, digest in self._db.execute(
+            "SELECT id,time,kind,subject,actor,body,hash FROM facts ORDER BY id"
+        ):
+            if number != expected:
+                problems.append(f"fact {expected} is missing (next is {number})")
+            if fact_hash(previous, when, kind, subject, actor, body) != digest:
+                problems.append(f"fact {number} ({kind} {subject}) does not match its hash")
+            previous, expected = digest, number + 1
+        return problems
+
+    def close(self) -> None:
+        self._db.close()
+
+
+def _statements(script: str) -> Iterator[str]:
+    """Split an SQL script into statements; a trigger's inner semicolons stay inside it."""
+    buffer = ""
+    for piece in script.split(";"):
+        buffer += piece + ";"
+        if sqlite3.complete_statement(buffer):
+            if buffer.strip(" \n;"):
+                yield buffer
+            buffer = ""

@@ -1,0 +1,283 @@
+"""What the ledger says, as typed records: a pure fold of facts into experiments, runs, banks and the trunk's history.
+
+Called by everyone who asks "what is believed?": the workflow, the queue, the board, the report, the agents. Nothing here is
+stored; fold the same facts twice and get the same state. `View` keeps a fold up to date with a growing ledger.
+
+Fact kinds (body keys in brackets):
+  session     [task, scale, org_hash, hashes, device, design, program]     subject ""
+  trunk       [commit, parent, experiment, why]                    subject = commit
+  proposal    [agent, hypothesis, mechanism, family, direction, min_effect, held_constant, params, base]   subject E0001
+  attempt     [number, parent, commit, diff, changed, ignored]     subject E....   (snapshot or rebase; judged apart)
+  run         [experiment, attempt, purpose, commit, seed, splits, budget, agent, home_slot]  subject R0001 (queued)
+  start       [slot, pid, started, device]                         subject R....
+  result      [status, reason, metric, account, hashes, log_tail]  subject R....
+  nomination  [attempt, nominated, value, bank_mean, bank_sigma, text]     subject E....
+  confirm     [attempt]  (somebody ordered confirmation)           subject E....
+  verdict     [attempt, verdict, effect, low, high, n, m, p, reasoning]    subject E....
+  withdrawn   [why]                                                subject E....
+  promotion   [attempt, from, to]                                  subject E....
+  agent       [what, ...] started, restarted, stopped, gave_up     subject = agent name
+  intervention[what, ...] taken over, released, person's action    subject = agent name
+  alarm       [text]  something moved that nobody may move         subject = what
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from lab.ledger import Fact, Ledger
+
+PURPOSES = ("bank", "confirm", "control", "nominate")
+"""In the order in which the queue serves them (confirm and control share a rank)."""
+VERDICTS = ("improved", "bought", "neutral", "worse", "inconclusive", "invalid", "crashed")
+
+
+@dataclass
+class Run:
+    """One training run and its evaluation. Metric values in the task's unit, keyed by split."""
+
+    id: str
+    experiment: str
+    attempt: int
+    purpose: str
+    commit: str
+    seed: int
+    splits: list[str]
+    budget: dict[str, Any]
+    agent: str
+    home_slot: int | None
+    queued: float
+    status: str = "queued"
+    """queued, running, ok, crashed, invalid, timeout, killed"""
+    slot: int | None = None
+    pid: int = 0
+    process_started: float = 0.0
+    started: float | None = None
+    ended: float | None = None
+    metric: dict[str, float] = field(default_factory=dict)
+    account: dict[str, Any] = field(default_factory=dict)
+    hashes: dict[str, str] = field(default_factory=dict)
+    reason: str = ""
+    log_tail: str = ""
+
+    @property
+    def over(self) -> bool:
+        return self.status not in ("queued", "running")
+
+    @property
+    def flops(self) -> float | None:
+        value = self.account.get("flops")
+        return float(value) if value else None
+
+
+@dataclass
+class Attempt:
+    """One commit of an experiment on one parent; a verdict holds for its parent only."""
+
+    number: int
+    parent: str
+    commit: str
+    diff: str
+    changed: list[str]
+    ignored: list[str] = field(default_factory=list)
+    nomination: dict[str, Any] | None = None
+    confirm_ordered: bool = False
+    verdict: dict[str, Any] | None = None
+
+
+@dataclass
+class Experiment:
+    """A registered idea and all that became of it."""
+
+    id: str
+    agent: str
+    hypothesis: str
+    mechanism: str
+    family: str
+    direction: str
+    min_effect: float
+    held_constant: str
+    params: dict[str, Any]
+    base: str
+    proposed: float
+    attempts: list[Attempt] = field(default_factory=list)
+    runs: list[Run] = field(default_factory=list)
+    promoted: str | None = None
+    """The trunk commit it became."""
+    withdrawn: str | None = None
+
+    @property
+    def attempt(self) -> Attempt | None:
+        return self.attempts[-1] if self.attempts else None
+
+    @property
+    def verdict(self) -> str | None:
+        """The verdict on the latest attempt."""
+        last = self.attempt
+        return str(last.verdict["verdict"]) if last and last.verdict else None
+
+    @property
+    def status(self) -> str:
+        """proposed, queued, running, nominated, confirming, withdrawn, promoted, or the verdict."""
+        if self.promoted:
+            return "promoted"
+        if self.verdict:
+            return self.verdict
+        if self.withdrawn is not None:
+            return "withdrawn"
+        last = self.attempt
+        if last is None:
+            return "proposed"
+        if last.confirm_ordered:
+            return "confirming"
+        if last.nomination:
+            return "nominated"
+        mine = [run for run in self.runs if run.attempt == last.number]
+        return "running" if any(run.status == "running" for run in mine) else "queued"
+
+    def runs_for(self, purpose: str, attempt: int | None = None) -> list[Run]:
+        """Runs of one purpose, of one attempt (default: the latest)."""
+        number = attempt if attempt is not None else (self.attempt.number if self.attempt else 0)
+        return [run for run in self.runs if run.purpose == purpose and run.attempt == number]
+
+
+@dataclass
+class Trunk:
+    """One step of trunk."""
+
+    commit: str
+    parent: str
+    experiment: str
+    why: str
+    time: float
+
+
+@dataclass
+class Bank:
+    """Finished baseline runs of one trunk commit on the full budget."""
+
+    commit: str
+    runs: list[Run]
+
+    def values(self, split: str) -> list[float]:
+        return [run.metric[split] for run in self.runs if run.status == "ok" and split in run.metric]
+
+    def mean(self, split: str = "audit") -> float:
+        """NaN while empty."""
+        values = self.values(split)
+        return statistics.fmean(values) if values else math.nan
+
+    def sigma(self, split: str = "audit") -> float:
+        """Sample standard deviation; NaN below two runs."""
+        values = self.values(split)
+        return statistics.stdev(values) if len(values) > 1 else math.nan
+
+    def flops(self) -> float | None:
+        values = [run.flops for run in self.runs if run.status == "ok" and run.flops]
+        return statistics.fmean(values) if values else None
+
+
+@dataclass
+class State:
+    """Everything folded. Dictionaries keep the order of the ledger."""
+
+    session: dict[str, Any] = field(default_factory=dict)
+    trunks: list[Trunk] = field(default_factory=list)
+    experiments: dict[str, Experiment] = field(default_factory=dict)
+    runs: dict[str, Run] = field(default_factory=dict)
+    alarms: list[str] = field(default_factory=list)
+    taken_over: set[str] = field(default_factory=set)
+    last: int = 0
+
+    @property
+    def trunk(self) -> str:
+        """The commit that the ledger names as trunk; "" before the first."""
+        return self.trunks[-1].commit if self.trunks else ""
+
+    def bank(self, commit: str | None = None) -> Bank:
+        """Bank of a trunk commit (default: the present trunk)."""
+        wanted = commit or self.trunk
+        return Bank(wanted, [run for run in self.runs.values() if run.purpose == "bank" and run.commit == wanted])
+
+    def promotions(self) -> list[Experiment]:
+        """Promoted experiments in the order of trunk."""
+        return [self.experiments[step.experiment] for step in self.trunks if step.experiment in self.experiments]
+
+    def apply(self, fact: Fact) -> None:
+        """Fold one fact in. Unknown kinds and facts about unknown subjects are passed over (a newer version wrote them)."""
+        body, subject = fact.body, fact.subject
+        if fact.kind == "session":
+            self.session = {**self.session, **body}
+        elif fact.kind == "trunk":
+            self.trunks.append(Trunk(body["commit"], body["parent"], body["experiment"], body["why"], fact.time))
+        elif fact.kind == "proposal":
+            keys = ("agent", "hypothesis", "mechanism", "family", "direction", "min_effect", "held_constant", "params", "base")
+            self.experiments[subject] = Experiment(id=subject, proposed=fact.time, **{key: body[key] for key in keys})
+        elif fact.kind == "run":
+            run = Run(id=subject, queued=fact.time, **body)
+            self.runs[subject] = run
+            if run.experiment in self.experiments:
+                self.experiments[run.experiment].runs.append(run)
+        elif fact.kind in ("start", "result") and subject in self.runs:
+            run = self.runs[subject]
+            if fact.kind == "start":
+                run.status, run.started = "running", fact.time
+                run.slot, run.pid, run.process_started = body["slot"], body["pid"], body["started"]
+            else:
+                run.status, run.ended = body["status"], fact.time
+                run.metric, run.account, run.hashes = body["metric"], body["account"], body["hashes"]
+                run.reason, run.log_tail = body["reason"], body["log_tail"]
+        elif fact.kind == "alarm":
+            self.alarms.append(body["text"])
+        elif fact.kind == "intervention":
+            (self.taken_over.add if body["what"] == "taken_over" else self.taken_over.discard)(subject)
+        elif subject in self.experiments:
+            self._experiment(self.experiments[subject], fact)
+        self.last = fact.id
+
+    @staticmethod
+    def _experiment(experiment: Experiment, fact: Fact) -> None:
+        body = fact.body
+        if fact.kind == "attempt":
+            experiment.attempts.append(Attempt(**body))
+        elif fact.kind == "withdrawn":
+            experiment.withdrawn = body["why"]
+        elif fact.kind == "promotion":
+            experiment.promoted = body["to"]
+        elif fact.kind in ("nomination", "confirm", "verdict"):
+            for attempt in experiment.attempts:
+                if attempt.number == body["attempt"]:
+                    if fact.kind == "nomination":
+                        attempt.nomination = body
+                    elif fact.kind == "verdict":
+                        attempt.verdict = body
+                    else:
+                        attempt.confirm_ordered = True
+
+
+def fold(facts: Iterable[Fact]) -> State:
+    """The state that these facts describe."""
+    state = State()
+    for fact in facts:
+        state.apply(fact)
+    return state
+
+
+class View:
+    """A state that follows a growing ledger: `refresh` folds only what is new."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+        self.state = State()
+
+    def refresh(self) -> list[Fact]:
+        """Fold the new facts in and return them."""
+        new = self.ledger.facts(after=self.state.last)
+        for fact in new:
+            self.state.apply(fact)
+            self.state.last = fact.id
+        return new

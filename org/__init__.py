@@ -1,0 +1,1 @@
+"""The organisation: who works, where they sit, how they meet."""

@@ -1,0 +1,1 @@
+"""One file a backend; the protocol they share is in `base.py`."""
