@@ -222,7 +222,8 @@ class Session(Model):
 
 def write(home: Home, session: Session) -> None:
     """Write `.org/org.yaml`, atomically. `read` gives back an equal object."""
-    text = yaml.safe_dump(session.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+    # Plain ASCII: PyYAML writes some Unicode line breaks (U+0085) in a way that it does not read back.
+    text = yaml.safe_dump(session.model_dump(mode="json"), sort_keys=False, width=120)
     write_atomic(home.settings, text)
 
 
