@@ -1,8 +1,8 @@
-"""The statistics of belief: when one run nominates, when fresh seeds confirm, and what the verdict says. Pure functions.
+"""The statistics of belief: when one run nominates, when fresh seeds confirm, what the verdict says. Pure functions.
 
-Called by the workflow (`lab.experiment`) on metric values alone. The choices that matter most: the nominating value is thrown away;
-Welch's test, because a candidate's spread need not be the baseline's; and thresholds per stage that were simulated
-(`benchmarks/verdict.py`), bank estimated from 4 runs and shared by all ideas, so that a null idea is accepted in at most 1 % of cases.
+Called by the workflow (`lab.experiment`) on metric values alone. The choices that matter most: the nominating value is
+thrown away; Welch's test, because a candidate's spread need not be the baseline's; and thresholds per stage simulated
+with a bank of 4 shared by all ideas (`benchmarks/verdict.py`), so that at most 1 % of null ideas are accepted.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import NamedTuple
 STAGES = (3, 6)
 """Fresh seeds after which a nominated idea is judged: first 3, then 3 more."""
 ALPHAS = (0.005, 0.012)
-"""One-sided p below which a stage accepts. Chosen with benchmarks/verdict.py for equal spreads, a bank of 4, nomination at 0.4 sigma."""
+"""One-sided p below which a stage accepts; benchmarks/verdict.py: equal spreads, bank of 4, nomination at 0.4 sigma."""
 FUTILE = 0.25
-"""One-sided p above which a stage that is not the last stops: against going on always it costs under 0.01 of power at 2 sigma."""
+"""One-sided p above which a stage that is not the last stops; benchmarks/verdict.py has its price in power."""
 WORSE = 0.05
 """One-sided p below which the end says `worse` and not merely `inconclusive`."""
 COST_TOLERANCE = 1.001
@@ -28,7 +28,8 @@ COST_TOLERANCE = 1.001
 class Judgement:
     """A verdict and its grounds. `effect` (candidate minus baseline) and its 95 % interval are in the metric's unit.
 
-    `p` is one-sided for "better"; `n` fresh candidate runs, `m` baseline runs; `sigma` the baseline's standard deviation.
+    `p` is one-sided for "better"; `n` fresh candidate runs, `m` baseline runs; `sigma` is the baseline's standard
+    deviation.
     """
 
     verdict: str
@@ -141,10 +142,12 @@ def judge(
 ) -> Judgement | None:
     """Judge fresh candidate runs against the baseline bank. `alpha` defaults to this stage's.
 
-    None means "not decided": more seeds are wanted, or (the only meaning when `final`) the control at equal cost is, because
-    the candidate beats the bank, `needs_control(cost_ratio)` and no control was given.
-    Raises ValueError for fewer than two values on a side, or a value that is not finite.
+    None means "not decided": more seeds are wanted, or (the only meaning when `final`) the control at equal cost is,
+    because the candidate beats the bank, `needs_control(cost_ratio)` and no control was given.
+    Raises ValueError for a value that is not finite, and when there are fewer than two to compare in the end.
     """
+    if not final and len(candidate) < 2 and all(map(math.isfinite, candidate)):
+        return None
     test = welch(candidate, baseline, minimize=minimize)
     n, m, sigma = len(candidate), len(baseline), math.sqrt(_moments(baseline, "baseline")[2])
     threshold = stage_alpha(n) if alpha is None else alpha
@@ -155,7 +158,7 @@ def judge(
         return Judgement(word, test.effect, test.low, test.high, test.p_better, n, m, sigma, grounds)
 
     if _repeats(candidate, baseline):
-        return verdict("invalid", "same metric for different seeds: the seed does not reach the training, or the result is not its own")
+        return verdict("invalid", "same metric for different seeds: the seed never reaches the training")
     if n >= STAGES[0] and test.p_better < threshold:
         if not needs_control(cost_ratio):
             return verdict("improved")
@@ -187,11 +190,14 @@ def _lines(
     test: Welch, n: int, m: int, sigma: float, threshold: float, minimize: bool, compared_with: str
 ) -> list[str]:
     gain = -test.effect if minimize else test.effect
-    size = f"{abs(gain) / sigma:.2f} sigma {'better' if gain > 0 else 'worse'}" if sigma and gain else "no spread to measure it by"
+    size = f"{abs(gain) / sigma:.2f} sigma {'better' if gain > 0 else 'worse'}" if sigma and gain else "no difference"
+    if gain and not sigma:
+        size = "the baseline has no spread to measure it by"
     return [
-        f"effect {test.effect:+.4g} (95 % interval {test.low:+.4g} to {test.high:+.4g}, n = {n}): {size}, sigma {sigma:.3g}",
-        f"n = {n} fresh seeds against m = {m}, one-sided Welch t = {test.t:.2f}, df = {test.df:.1f}, p = {test.p_better:.2g}"
-        f" (accepted below {threshold:g})",
+        f"effect {test.effect:+.4g} (95 % interval {test.low:+.4g} to {test.high:+.4g}, n = {n}): {size},"
+        f" sigma {sigma:.3g}",
+        f"n = {n} fresh seeds against m = {m}, one-sided Welch t = {test.t:.2f}, df = {test.df:.1f},"
+        f" p = {test.p_better:.2g} (accepted below {threshold:g})",
         f"compared with {compared_with}; {'lower' if minimize else 'higher'} is better",
     ]
 
@@ -207,11 +213,11 @@ def _repeats(candidate: Sequence[float], baseline: Sequence[float]) -> bool:
 def _moments(values: Sequence[float], what: str) -> tuple[int, float, float]:
     """(n, mean, sample variance)."""
     n = len(values)
-    if n < 2:
-        raise ValueError(f"{what}: {n} value{'' if n == 1 else 's'}; a comparison needs at least two runs")
     for value in values:
         if not math.isfinite(value):
             raise ValueError(f"{what}: the metric is {value}: a run without a finite metric cannot be compared")
+    if n < 2:
+        raise ValueError(f"{what}: {n} value{'' if n == 1 else 's'}; a comparison needs at least two runs")
     if len(set(values)) == 1:
         return n, float(values[0]), 0.0  # else rounding of the mean leaves a spread of 1e-17
     mean = math.fsum(values) / n
