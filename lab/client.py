@@ -44,8 +44,12 @@ def propose(
         view = View(ledger)
         view.refresh()
         body = {
-            **texts, "agent": agent, "direction": direction, "min_effect": float(min_effect or 0.0),
-            "params": params or {}, "base": view.state.trunk,
+            **texts,
+            "agent": agent,
+            "direction": direction,
+            "min_effect": float(min_effect or 0.0),
+            "params": params or {},
+            "base": view.state.trunk,
         }
         return ledger.append_new("proposal", "E", body, actor=agent).subject
     finally:

@@ -83,7 +83,15 @@ class Home:
     def make(self) -> None:
         """Create the folders (mode 0700 on `.org`). Doing it twice is doing it once."""
         self.org.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for folder in (self.requests / "done", self.runs, self.worktrees, self.comms, self.agents, self.locks, self.data):
+        for folder in (
+            self.requests / "done",
+            self.runs,
+            self.worktrees,
+            self.comms,
+            self.agents,
+            self.locks,
+            self.data,
+        ):
             folder.mkdir(parents=True, exist_ok=True)
 
     @classmethod

@@ -70,7 +70,9 @@ class Ledger:
             self._db.execute("PRAGMA synchronous=NORMAL")
             self._migrate()
         except sqlite3.DatabaseError as error:
-            raise UserError(f"cannot open the ledger {path}: {error}: restore it from .git/orgctl/ or start elsewhere") from error
+            raise UserError(
+                f"cannot open the ledger {path}: {error}: restore it from .git/orgctl/ or start elsewhere"
+            ) from error
 
     def _migrate(self) -> None:
         if self._db.execute("PRAGMA user_version").fetchone()[0] >= len(MIGRATIONS):
@@ -91,7 +93,9 @@ class Ledger:
         except sqlite3.OperationalError as error:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
-            raise UserError(f"cannot write the ledger {self.path}: {error}: free disk space or stop what holds it, then try again") from error
+            raise UserError(
+                f"cannot write the ledger {self.path}: {error}: free disk space or stop what holds it, then try again"
+            ) from error
         except BaseException:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
@@ -100,7 +104,10 @@ class Ledger:
     def _insert(self, kind: str, subject: str, actor: str, body: dict[str, Any]) -> Fact:
         row = self._db.execute("SELECT id, hash FROM facts ORDER BY id DESC LIMIT 1").fetchone()
         number, previous = (row[0] + 1, row[1]) if row else (1, GENESIS)
-        text = json.dumps(body, sort_keys=True, ensure_ascii=False, default=str)
+        text = json.dumps(
+            body, sort_keys=True, default=str
+        )  # ASCII: half a surrogate pair in an agent's text is no UTF-8
+        kind, subject, actor = (value.encode("utf-8", "replace").decode() for value in (kind, subject, actor))
         now = time.time()
         digest = fact_hash(previous, now, kind, subject, actor, text)
         self._db.execute("INSERT INTO facts VALUES (?,?,?,?,?,?,?)", (number, now, kind, subject, actor, text, digest))
@@ -133,7 +140,9 @@ class Ledger:
         if subject is not None:
             where.append("subject = ?")
             values.append(subject)
-        rows = self._db.execute(f"SELECT id,time,kind,subject,actor,body,hash FROM facts WHERE {' AND '.join(where)} ORDER BY id", values)
+        rows = self._db.execute(
+            f"SELECT id,time,kind,subject,actor,body,hash FROM facts WHERE {' AND '.join(where)} ORDER BY id", values
+        )
         return [Fact(*row[:5], json.loads(row[5]), row[6]) for row in rows]
 
     def head(self) -> tuple[int, str]:

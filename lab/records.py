@@ -215,7 +215,17 @@ class State:
         elif fact.kind == "trunk":
             self.trunks.append(Trunk(body["commit"], body["parent"], body["experiment"], body["why"], fact.time))
         elif fact.kind == "proposal":
-            keys = ("agent", "hypothesis", "mechanism", "family", "direction", "min_effect", "held_constant", "params", "base")
+            keys = (
+                "agent",
+                "hypothesis",
+                "mechanism",
+                "family",
+                "direction",
+                "min_effect",
+                "held_constant",
+                "params",
+                "base",
+            )
             self.experiments[subject] = Experiment(id=subject, proposed=fact.time, **{key: body[key] for key in keys})
         elif fact.kind == "run":
             run = Run(id=subject, queued=fact.time, **body)

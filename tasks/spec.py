@@ -181,7 +181,9 @@ def workspace_files(task: Task, task_folder: Path) -> dict[str, bytes]:
         try:
             files[path] = (source / path).read_bytes()
         except OSError as error:
-            raise TaskError(f"{task_folder}/task.yaml names {path}, which cannot be read in {source}: {error.strerror}") from error
+            raise TaskError(
+                f"{task_folder}/task.yaml names {path}, which cannot be read in {source}: {error.strerror}"
+            ) from error
     return files
 
 

@@ -109,7 +109,11 @@ def read_events(home: Home, agent: str, last: int = 1) -> list[dict[str, Any]]:
             value = json.loads(line)
         except ValueError:
             continue
-        if isinstance(value, dict) and isinstance(value.get("time"), int | float) and isinstance(value.get("state"), str):
+        if (
+            isinstance(value, dict)
+            and isinstance(value.get("time"), int | float)
+            and isinstance(value.get("state"), str)
+        ):
             events.append(value)
             if len(events) == last:
                 break

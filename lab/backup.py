@@ -1,0 +1,36 @@
+"""Copies of the science that `git clean -fdx` does not reach: ledger and mail under `.git/orgctl/`, and the head of the hash chain.
+
+Called by the controller every hour and at `down`. The copied head lets `ledger verify` notice a ledger that was rewritten whole.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from pathlib import Path
+
+from lab.files import write_json
+from lab.home import Home
+from lab.ledger import Ledger
+
+
+def folder(home: Home) -> Path:
+    return home.root / ".git" / "orgctl"
+
+
+def back_up(home: Home, ledger: Ledger) -> None:
+    """Copy the ledger (through SQLite, so that the copy is whole) and the mail; replace the copy before."""
+    place = folder(home)
+    place.mkdir(parents=True, exist_ok=True)
+    temporary = place / "ledger.db.tmp"
+    temporary.unlink(missing_ok=True)
+    source, target = sqlite3.connect(ledger.path), sqlite3.connect(temporary)
+    try:
+        source.backup(target)
+    finally:
+        target.close()
+        source.close()
+    temporary.replace(place / "ledger.db")
+    shutil.copytree(home.comms, place / "comms", dirs_exist_ok=True)
+    number, digest = ledger.head()
+    write_json(place / "head.json", {"fact": number, "hash": digest})

@@ -1,0 +1,276 @@
+"""The workflow of an idea: nominate on one run, confirm on fresh seeds, control its cost, judge, promote. Pure: facts in, steps out.
+
+`decide` looks at the folded ledger and names the next steps; `lab.laboratory` carries them out. Calling it again after a crash
+gives the steps that are still missing, so nothing about the workflow is remembered anywhere but in the ledger.
+"""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+from typing import Any
+
+from lab import verdict
+from lab.records import Attempt, Bank, Experiment, Run, State
+from tasks.spec import Task
+
+BANK_FAILURES = 3
+"""Baseline runs that may fail before the laboratory stops asking for more and raises an alarm."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How rigid this organisation's laboratory is; comes from the org design."""
+
+    bank: int = 4
+    stages: tuple[int, ...] = (3, 6)
+    queue_ahead: int = 2
+    confirmation: str = "chief"
+    promotion: str = "chief"
+
+
+@dataclass(frozen=True)
+class Queue:
+    """Ask for one more run."""
+
+    purpose: str
+    commit: str
+    experiment: str = ""
+    attempt: int = 0
+    agent: str = "lab"
+    budget_factor: float = 1.0
+    splits: tuple[str, ...] = ("audit",)
+
+
+@dataclass(frozen=True)
+class Write:
+    """Write a fact about an experiment (or an alarm)."""
+
+    kind: str
+    subject: str
+    body: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Rebase:
+    """Carry the experiment's latest attempt to the present trunk as a new attempt, and confirm it there."""
+
+    experiment: str
+
+
+@dataclass(frozen=True)
+class Promote:
+    """Bring the latest attempt to trunk."""
+
+    experiment: str
+
+
+Step = Queue | Write | Rebase | Promote
+
+
+def decide(state: State, task: Task, policy: Policy) -> list[Step]:
+    """The steps that the facts call for now. Empty when everything waits for runs or for somebody's order."""
+    steps: list[Step] = [*_bank(state, policy)]
+    for experiment in state.experiments.values():
+        attempt = experiment.attempt
+        if attempt is None or experiment.promoted or experiment.withdrawn is not None:
+            continue
+        if attempt.verdict is None:
+            steps += _judge(state, task, policy, experiment, attempt)
+        elif attempt.verdict["verdict"] == "improved" and policy.promotion == "auto" and _not_after(state, experiment):
+            steps.append(Rebase(experiment.id) if attempt.parent != state.trunk else Promote(experiment.id))
+    return steps
+
+
+def _not_after(state: State, experiment: Experiment) -> bool:
+    """Only one automatic promotion or rebase at a time: the earliest improved experiment goes first."""
+    return not any(
+        other.id != experiment.id and other.status == "confirming" and other.attempts[-1].number > 1
+        for other in state.experiments.values()
+    )
+
+
+def _bank(state: State, policy: Policy) -> list[Step]:
+    if not state.trunk:
+        return []
+    bank = state.bank()
+    good = [run for run in bank.runs if run.status == "ok"]
+    pending = [run for run in bank.runs if not run.over]
+    failed = [run for run in bank.runs if run.status in ("crashed", "invalid", "timeout")]
+    if len(failed) >= BANK_FAILURES and len(failed) > len(good):
+        text = f"the baseline {state.trunk[:8]} itself fails ({failed[-1].status}: {failed[-1].reason}): no verdict is possible on it"
+        return [] if text in state.alarms else [Write("alarm", "bank", {"text": text})]
+    missing = policy.bank - len(good) - len(pending)
+    return [Queue("bank", state.trunk, splits=("search", "audit")) for _ in range(missing)]
+
+
+def bank_ready(state: State, commit: str, policy: Policy) -> Bank | None:
+    """The bank of a commit when it has its runs, else None."""
+    bank = state.bank(commit)
+    return bank if len(bank.values("audit")) >= policy.bank and len(bank.values("search")) >= policy.bank else None
+
+
+def _judge(state: State, task: Task, policy: Policy, experiment: Experiment, attempt: Attempt) -> list[Step]:
+    """Steps of an attempt that has no verdict yet."""
+    bank = bank_ready(state, attempt.parent, policy)
+    if attempt.nomination is None and not attempt.confirm_ordered:
+        return _nominate(bank, task, experiment, attempt)
+    if not attempt.confirm_ordered:
+        return [Write("confirm", experiment.id, {"attempt": attempt.number})] if policy.confirmation == "auto" else []
+    if attempt.parent != state.trunk and not experiment.runs_for("confirm"):
+        return [Rebase(experiment.id)]
+    return _confirm(bank, task, policy, experiment, attempt) if bank else []
+
+
+def _nominate(bank: Bank | None, task: Task, experiment: Experiment, attempt: Attempt) -> list[Step]:
+    runs = experiment.runs_for("nominate")
+    done = [run for run in runs if run.over and run.status != "killed"]
+    if not done:
+        if any(not run.over for run in runs):
+            return []
+        return [Queue("nominate", attempt.commit, experiment.id, attempt.number, experiment.agent, splits=("search",))]
+    run = done[0]
+    if run.status != "ok":
+        return [_failed(experiment, attempt, run)]
+    if bank is None:
+        return []
+    values = bank.values("search")
+    nominated, sigmas = verdict.nominate(run.metric["search"], values, minimize=task.metric.direction == "minimize")
+    sigma = statistics.stdev(values)
+    if nominated:
+        body = {
+            "attempt": attempt.number,
+            "nominated": True,
+            "value": run.metric["search"],
+            "sigmas": sigmas,
+            "bank_mean": statistics.fmean(values),
+            "bank_sigma": sigma,
+            "run": run.id,
+        }
+        return [Write("nomination", experiment.id, body)]
+    effect = run.metric["search"] - statistics.fmean(values)
+    body = {
+        "attempt": attempt.number,
+        "verdict": "worse" if sigmas < -3 else "neutral",
+        "effect": effect,
+        "low": None,
+        "high": None,
+        "p": None,
+        "n": 1,
+        "m": len(values),
+        "sigma": sigma,
+        "reasoning": [
+            f"one run at {effect:+.4f} {task.metric.unit} ({-sigmas:+.1f} sigma of the bank, {sigma:.4f}) against {statistics.fmean(values):.4f}",
+            "one run only nominates, and this one did not: no interval, no confirmation",
+            f"compared on split search with the bank of {attempt.parent[:8]} (n {len(values)})",
+        ],
+    }
+    return [Write("verdict", experiment.id, body)]
+
+
+def _failed(experiment: Experiment, attempt: Attempt, run: Run) -> Step:
+    """A run of the candidate that did not end well decides the attempt."""
+    name = "invalid" if run.status == "invalid" else "crashed"
+    body = {
+        "attempt": attempt.number,
+        "verdict": name,
+        "effect": None,
+        "low": None,
+        "high": None,
+        "p": None,
+        "n": 0,
+        "m": 0,
+        "sigma": None,
+        "reasoning": [
+            f"{run.id} ({run.purpose}, seed {run.seed}) ended {run.status}: {run.reason}",
+            "no comparison was made",
+            f"log: orgctl exp show {experiment.id}",
+        ],
+    }
+    return Write("verdict", experiment.id, body)
+
+
+def _undecided(experiment: Experiment, attempt: Attempt, why: str) -> Step:
+    """The laboratory cannot decide: said so, with the reason."""
+    body = {
+        "attempt": attempt.number,
+        "verdict": "inconclusive",
+        "effect": None,
+        "low": None,
+        "high": None,
+        "p": None,
+        "n": 0,
+        "m": 0,
+        "sigma": None,
+        "reasoning": [why, "no comparison at equal cost is possible", "propose it again once that is mended"],
+    }
+    return Write("verdict", experiment.id, body)
+
+
+def _confirm(bank: Bank, task: Task, policy: Policy, experiment: Experiment, attempt: Attempt) -> list[Step]:
+    runs = [run for run in experiment.runs_for("confirm") if run.status != "killed"]
+    for run in runs:
+        if run.over and run.status != "ok":
+            return [_failed(experiment, attempt, run)]
+    done = [run for run in runs if run.status == "ok"]
+    stage = next((size for size in policy.stages if size >= len(runs)), policy.stages[-1])
+    if len(runs) < stage:
+        wanted = Queue("confirm", attempt.commit, experiment.id, attempt.number, experiment.agent)
+        return [wanted] * (stage - len(runs))
+    if len(done) < len(runs):
+        return []
+    ratio = cost_ratio(done, bank)
+    if ratio is None and bank.flops():
+        return [_undecided(experiment, attempt, "the candidate's FLOPs could not be measured, so its cost is unknown")]
+    minimize = task.metric.direction == "minimize"
+    values, baseline = [run.metric["audit"] for run in done], bank.values("audit")
+    controls = experiment.runs_for("control")
+    control = [run.metric["audit"] for run in controls if run.status == "ok"]
+    if (
+        ratio
+        and verdict.needs_control(ratio)
+        and verdict.beats(values, baseline, minimize=minimize)
+        and len(control) < policy.bank
+    ):
+        broken = [run for run in controls if run.status in ("crashed", "invalid", "timeout")]
+        if len(broken) >= BANK_FAILURES:
+            return [
+                _undecided(experiment, attempt, f"the control at {ratio:.2f}x the budget fails: {broken[-1].reason}")
+            ]
+        missing = policy.bank - len([run for run in controls if run.status in ("ok", "queued", "running")])
+        return [Queue("control", attempt.parent, experiment.id, attempt.number, "lab", budget_factor=ratio)] * missing
+    judgement = verdict.judge(
+        values,
+        baseline,
+        minimize=minimize,
+        min_effect=experiment.min_effect or task.min_effect,
+        final=stage == policy.stages[-1],
+        compared_with=f"bank of {attempt.parent[:8]} (n {len(baseline)}), split audit",
+        control=control or None,
+        cost_ratio=ratio,
+    )
+    if judgement is None:
+        following = policy.stages[policy.stages.index(stage) + 1]
+        return [Queue("confirm", attempt.commit, experiment.id, attempt.number, experiment.agent)] * (
+            following - len(runs)
+        )
+    body = {
+        "attempt": attempt.number,
+        "verdict": judgement.verdict,
+        "effect": judgement.effect,
+        "low": judgement.low,
+        "high": judgement.high,
+        "p": judgement.p,
+        "n": judgement.n,
+        "m": judgement.m,
+        "sigma": judgement.sigma,
+        "reasoning": list(judgement.reasoning),
+        "cost_ratio": ratio,
+    }
+    return [Write("verdict", experiment.id, body)]
+
+
+def cost_ratio(runs: list[Run], bank: Bank) -> float | None:
+    """Mean FLOPs of these runs over the bank's; None when either is unknown."""
+    mine, theirs = [run.flops for run in runs if run.flops], bank.flops()
+    return statistics.fmean(mine) / theirs if mine and theirs else None

@@ -1,0 +1,34 @@
+"""The order of requests: which queued run goes next on which free slot. Pure functions of facts; the controller calls them.
+
+Idle slots serve anybody: bank first, then confirmations and controls, then own ideas. An agent's home slot is a preference.
+"""
+
+from __future__ import annotations
+
+from lab.records import Run, State
+from lab.slots import Slot
+
+RANK = {"bank": 0, "confirm": 1, "control": 1, "nominate": 2}
+
+
+def waiting(state: State) -> list[Run]:
+    """Queued runs in the order in which they are served: by purpose, then by age."""
+    queued = [run for run in state.runs.values() if run.status == "queued"]
+    return sorted(queued, key=lambda run: (RANK.get(run.purpose, 9), run.queued, run.id))
+
+
+def pick(state: State, free: list[Slot]) -> list[tuple[Run, Slot]]:
+    """Runs to start now, each with its slot. A run takes its home slot when that is free, else the first free slot."""
+    left = {slot.index: slot for slot in free}
+    chosen = []
+    for run in waiting(state):
+        if not left:
+            break
+        index = run.home_slot if run.home_slot in left else min(left)
+        chosen.append((run, left.pop(index)))
+    return chosen
+
+
+def in_flight(state: State, agent: str) -> list[Run]:
+    """An agent's own ideas that are queued or running: what its allowance counts."""
+    return [run for run in state.runs.values() if run.agent == agent and run.purpose == "nominate" and not run.over]

@@ -1,0 +1,360 @@
+"""The organisation's commands: up, init, status, attach, logs, takeover, release, restart, down, doctor. Mounted by `orgctl.py`.
+
+Commands read facts directly and ask the controller for action by a request file; Ctrl-C and detach only stop watching.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lab.errors import UserError
+from lab.home import Home
+from lab.ledger import Ledger
+from lab.records import View
+from lab.requests import ask, wait_answer
+from org import controller, session
+from org import design as designs
+from org.agents import base
+from org.events import clean, describe
+from org.grid import Grid, require_tmux
+from tasks.spec import Task
+
+app = typer.Typer(add_completion=False)
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+DesignOption = Annotated[
+    str | None, typer.Option(help="Org design: a shipped name (chief, solo) or a YAML file. Default: chief.")
+]
+TaskOption = Annotated[
+    str | None, typer.Option(help="Task: a shipped name (nanochat) or a folder with a task.yaml. Default: nanochat.")
+]
+ScaleOption = Annotated[str | None, typer.Option(help="Scale of the task. Default: its first (nanochat: cpu).")]
+NameOption = Annotated[
+    str | None, typer.Option(help="Name of the session and its tmux socket. Default: the directory's name.")
+]
+BackendOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Backend for every agent that is no human: sweep (an optimiser; needs no key, spends no money) or shell. Default: as the design says."
+    ),
+]
+SlotsOption = Annotated[
+    int | None,
+    typer.Option(min=1, max=64, help="Slots (CPU shares or GPUs) to use. Default: all GPUs, or 2 to 4 CPU cores."),
+]
+RoleOption = Annotated[
+    list[str] | None,
+    typer.Option("--role", help="Use another prompt for a role: NAME=FILE.md. May be given several times."),
+]
+
+
+def _wish(
+    design: str | None,
+    task: str | None,
+    scale: str | None,
+    name: str | None,
+    backend: str | None,
+    slots: int | None,
+    role: list[str] | None,
+) -> session.Wish:
+    roles = None
+    if role:
+        from org import role as role_files
+
+        roles = role_files.find()
+        for item in role:
+            key, found, file = item.partition("=")
+            if not found or not Path(file).is_file():
+                raise UserError(f"--role {item}: write NAME=FILE.md, and the file must exist")
+            roles[key] = Path(file).resolve()
+    return session.Wish(design, task, scale, name, backend, slots, roles)
+
+
+@app.command()
+def init(
+    directory: Annotated[
+        Path, typer.Argument(help="An empty directory (made if missing), or a clean clone of a research repository.")
+    ],
+    design: DesignOption = None,
+    task: TaskOption = None,
+    scale: ScaleOption = None,
+    name: NameOption = None,
+    backend: BackendOption = None,
+    slots: SlotsOption = None,
+    role: RoleOption = None,
+) -> None:
+    """Make a research repository in DIRECTORY and prepare its data, without starting anybody."""
+    home = _home_for(directory, _wish(design, task, scale, name, backend, slots, role))
+    print(f"ready: {home.root} (branch org/trunk). Next: cd {home.root} && orgctl up")
+
+
+def _home_for(directory: Path, wish: session.Wish) -> Home:
+    root = directory.expanduser().resolve()
+    home = session.reopen(root, wish) if session.exists(root) else session.found(root, wish)
+    session.ready_data(home, _say)
+    return home
+
+
+def _say(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
+
+
+@app.command()
+def up(
+    directory: Annotated[Path, typer.Argument(help="Where the research repository is or shall be.")] = Path("."),
+    design: DesignOption = None,
+    task: TaskOption = None,
+    scale: ScaleOption = None,
+    name: NameOption = None,
+    backend: BackendOption = None,
+    slots: SlotsOption = None,
+    role: RoleOption = None,
+    detach: Annotated[bool, typer.Option("--detach", help="Return at once; the organisation works on.")] = False,
+    for_: Annotated[
+        str | None,
+        typer.Option("--for", help="Stop by itself after this time (90s, 10m, 2h), print the report and exit."),
+    ] = None,
+) -> None:
+    """Start the organisation, or start what is missing of it; touch nothing that is well.
+
+    On a terminal it attaches to the tmux grid (window 0 is the board). Without a terminal it stays in the foreground and prints a
+    line for every event. Ctrl-C and detaching (Ctrl-b d) only stop watching: `orgctl down` stops the organisation.
+    """
+    seconds = _seconds(for_) if for_ else None
+    require_tmux()
+    home = _home_for(directory, _wish(design, task, scale, name, backend, slots, role))
+    settings = designs.read(home)
+    grid = Grid(settings.name, home)
+    grid.check_free()
+    began = time.monotonic()
+    size = shutil.get_terminal_size((220, 50)) if sys.stdout.isatty() else os.terminal_size((220, 50))
+    if controller.alive(home):
+        _say(f"{settings.name} is up already ({home.root})")
+    else:
+        controller.start(home, (size.columns, size.lines))
+        agents = ", ".join(agent.name for agent in settings.design.agents)
+        _say(
+            f"{settings.name} is up in {time.monotonic() - began:.1f} s: design {settings.design.name}, {agents}, {settings.slots} slots"
+        )
+    if any(base.load(agent.backend).spends_money for agent in settings.design.agents):
+        _say("some of these agents spend money: `orgctl status` shows what")
+    if detach:
+        print(f"attach: cd {home.root} && orgctl attach    stop: orgctl down")
+        return
+    end = time.monotonic() + seconds if seconds else None
+    on_terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    if on_terminal:
+        _attach(grid, None, end)
+        if end is None:
+            print(f"detached; {settings.name} works on. Attach: orgctl attach    stop: orgctl down    (in {home.root})")
+            return
+    _watch(home, end)
+    if end is not None:
+        _finish(home)
+
+
+def _seconds(text: str) -> float:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip())
+    if not found or float(found[1]) <= 0:
+        raise UserError(f"--for {text}: write a time such as 90s, 10m or 2h")
+    return float(found[1]) * {"": 60, "s": 1, "m": 60, "h": 3600}[found[2]]
+
+
+def _attach(grid: Grid, agent: str | None, end: float | None) -> None:
+    """Show the grid on this terminal until the person detaches or the time is over."""
+    client = subprocess.Popen(
+        grid.attach_argv(agent), env={key: value for key, value in os.environ.items() if key != "TMUX"}
+    )
+    try:
+        client.wait(None if end is None else max(0.0, end - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        client.terminate()
+        client.wait()
+
+
+def _watch(home: Home, end: float | None) -> None:
+    """Print a line per event until the time is over, the organisation stops, or Ctrl-C."""
+    view = View(Ledger(home.ledger))
+    mark = view.ledger.head()[0]
+    seen = max(0, mark - 5)
+    view.refresh()
+    unseen = [fact for fact in view.ledger.facts(after=seen)]
+    try:
+        while True:
+            for fact in unseen:
+                line = describe(fact, view.state)
+                if line:
+                    print(f"{time.strftime('%H:%M:%S', time.localtime(fact.time))} {line}", flush=True)
+            if end is not None and time.monotonic() >= end:
+                return
+            if controller.alive(home) is None:
+                _say(f"the controller is gone: `orgctl up {home.root}` starts it again")
+                return
+            time.sleep(0.5)
+            unseen = view.refresh()
+    except KeyboardInterrupt:
+        print(f"\nno longer watching; the organisation works on. Stop it: orgctl down    (in {home.root})")
+        raise typer.Exit(0) from None
+
+
+def _finish(home: Home) -> None:
+    """The time is over: stop, write the report, print it."""
+    from lab.report import write_report
+
+    _stop(home, keep_runs=False)
+    ledger = Ledger(home.ledger)
+    view = View(ledger)
+    view.refresh()
+    write_report(home, view.state, Task.model_validate_json(home.task.read_text()))
+    print((home.report / "report.md").read_text())
+    print(f"report: {home.report}/report.md, progress.png, results.tsv")
+
+
+def _stop(home: Home, keep_runs: bool) -> None:
+    """Ask the controller to stop and wait; where none lives, do its last duties here."""
+    identity = controller.alive(home)
+    if identity:
+        ask(home, "stop", "person", {"keep_runs": keep_runs})
+        deadline = time.monotonic() + 45
+        while identity.alive():
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"the controller (pid {identity.pid}) does not stop: look at {home.org}/controller.log, then kill it and run `orgctl down` again"
+                )
+            time.sleep(0.1)
+        for path in home.requests.glob("*.json"):
+            path.unlink(missing_ok=True)
+        return
+    last = controller.Controller(home)
+    controller.shut_down(home, last.lab, last.grid, keep_runs)
+
+
+@app.command()
+def down(
+    keep_runs: Annotated[
+        bool,
+        typer.Option("--keep-runs", help="Let the runs that are going on finish; the next `up` takes their results."),
+    ] = False,
+) -> None:
+    """Stop agents and runs, and keep every fact. `orgctl up` goes on where this stopped."""
+    home = Home.find()
+    _stop(home, keep_runs)
+    print(f"{designs.read(home).name} is down; nothing is lost. Go on: orgctl up    look back: orgctl report")
+
+
+@app.command()
+def status(as_json: JsonFlag = False) -> None:
+    """What is going on: standing, slots, agents, experiments."""
+    from org.status import render, snapshot
+
+    home = Home.find()
+    grid = Grid(designs.read(home).name, home)
+    found = snapshot(home, grid)
+    if as_json:
+        print(json.dumps(found, indent=1, default=str))
+    else:
+        render(found)
+
+
+@app.command()
+def attach(
+    agent: Annotated[str | None, typer.Argument(help="Show this agent's pane first. Default: the board.")] = None,
+) -> None:
+    """Show the tmux grid on this terminal (Ctrl-b d detaches, Ctrl-b z zooms a pane, Ctrl-b n: next window)."""
+    home = Home.find()
+    settings = designs.read(home)
+    grid = Grid(settings.name, home)
+    if agent is not None and agent not in [*settings.design.names, "board"]:
+        raise UserError(f"there is no agent {agent!r} here: {', '.join(settings.design.names)}")
+    if not grid.running():
+        raise UserError(f"{settings.name} is not up: run `orgctl up` in {home.root}")
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise UserError("attach needs a terminal: use `orgctl status` or `orgctl logs AGENT` instead")
+    size = shutil.get_terminal_size()
+    grid.relayout(size.columns, size.lines)
+    _attach(grid, agent, None)
+
+
+@app.command()
+def logs(
+    agent: Annotated[str, typer.Argument(help="Name of the agent.")],
+    lines: Annotated[int, typer.Option("-n", "--lines", min=1, help="How many events from the end.")] = 40,
+    screen: Annotated[bool, typer.Option("--screen", help="Print what the agent's pane shows now instead.")] = False,
+) -> None:
+    """What an agent did: its events, or its screen."""
+    home = Home.find()
+    settings = designs.read(home)
+    if agent not in settings.design.names:
+        raise UserError(f"there is no agent {agent!r} here: {', '.join(settings.design.names)}")
+    if screen:
+        grid = Grid(settings.name, home)
+        if not grid.running():
+            raise UserError(f"{settings.name} is not up: there is no screen to show")
+        print(grid.capture(agent))
+        return
+    events = base.read_events(home, agent, lines)
+    for event in events:
+        print(
+            f"{time.strftime('%H:%M:%S', time.localtime(event['time']))} {clean(event['state'])}: {clean(str(event.get('text', '')))}"
+        )
+    if not events:
+        print(f"{agent} has left no events yet")
+
+
+def _ask_person(kind: str, agent: str) -> None:
+    home = Home.find()
+    identity = ask(home, kind, "person", {"agent": agent})
+    found = wait_answer(home, identity, 10)
+    if found is None:
+        raise UserError("no controller answers: the request waits until the next `orgctl up`")
+    if not found.get("ok"):
+        raise UserError(str(found.get("error")))
+
+
+@app.command()
+def takeover(agent: str) -> None:
+    """Record that a person has an agent's pane from now on; `release` gives it back."""
+    _ask_person("takeover", agent)
+    print(f"{agent} is yours: orgctl attach {agent}. Give it back: orgctl release {agent}")
+
+
+@app.command()
+def release(agent: str) -> None:
+    """Give a pane that was taken over back to its agent."""
+    _ask_person("release", agent)
+    print(f"{agent} has its pane back")
+
+
+@app.command()
+def restart(agent: str) -> None:
+    """Start an agent's process anew (also one that was given up)."""
+    _ask_person("restart", agent)
+    print(f"{agent} was restarted")
+
+
+@app.command()
+def doctor(as_json: JsonFlag = False) -> None:
+    """Check tmux, git, torch, GPUs, agent CLIs, credentials (present or not, never printed) and disk, and what each missing thing costs."""
+    from org import doctor as examination
+
+    place = Path.cwd()
+    with contextlib.suppress(UserError):
+        place = Home.find().root
+    found = examination.checks(place)
+    if as_json:
+        print(examination.to_json(found))
+    else:
+        examination.show(found)
+    if not examination.required_ok(found):
+        raise typer.Exit(1)

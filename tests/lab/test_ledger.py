@@ -1,0 +1,87 @@
+"""The ledger keeps every fact, in order, whoever writes, and notices when somebody touches it."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lab.errors import UserError
+from lab.ledger import Ledger
+
+WRITER = """
+import sys
+from pathlib import Path
+from lab.ledger import Ledger
+ledger = Ledger(Path(sys.argv[1]))
+for number in range(int(sys.argv[3])):
+    ledger.append_new("proposal", "E", {"writer": sys.argv[2], "number": number}, actor=sys.argv[2])
+"""
+
+
+def test_facts_come_back_in_order_with_their_content(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.db", create=True)
+    ledger.append("session", {"task": "nanochat", "text": "a\n\u2028\ud83d\ude00 'quoted'"})
+    ledger.append("note", {"x": 1.25}, subject="E0001", actor="r1")
+    again = Ledger(tmp_path / "ledger.db")
+    assert [(fact.kind, fact.subject, fact.actor) for fact in again.facts()] == [
+        ("session", "", "lab"),
+        ("note", "E0001", "r1"),
+    ]
+    assert again.facts(kind="note")[0].body == {"x": 1.25}
+    assert again.facts(after=1) == again.facts(subject="E0001")
+    assert again.verify() == []
+
+
+def test_the_database_refuses_to_change_or_delete_a_fact(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.db", create=True)
+    ledger.append("note", {"a": 1})
+    raw = sqlite3.connect(tmp_path / "ledger.db")
+    for statement in ("UPDATE facts SET body='{}'", "DELETE FROM facts"):
+        with pytest.raises(sqlite3.DatabaseError, match="append-only"):
+            raw.execute(statement)
+
+
+def test_verify_names_a_fact_that_was_changed_behind_the_triggers(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.db", create=True)
+    for number in range(5):
+        ledger.append("note", {"n": number})
+    raw = sqlite3.connect(tmp_path / "ledger.db")
+    raw.execute("DROP TRIGGER facts_no_update")
+    raw.execute("DROP TRIGGER facts_no_delete")
+    raw.execute("UPDATE facts SET body='{\"n\": 99}' WHERE id=3")
+    raw.commit()
+    assert any("fact 3" in line for line in ledger.verify())
+    raw.execute("DELETE FROM facts WHERE id=2")
+    raw.commit()
+    assert any("fact 2 is missing" in line for line in ledger.verify())
+
+
+def test_processes_writing_at_once_lose_nothing_and_share_no_name(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    Ledger(path, create=True).close()
+    writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(path), f"w{number}", "25"]) for number in range(4)]
+    assert [writer.wait(60) for writer in writers] == [0, 0, 0, 0]
+    facts = Ledger(path).facts()
+    assert len({fact.subject for fact in facts}) == len(facts) == 100
+    for number in range(4):
+        assert [fact.body["number"] for fact in facts if fact.actor == f"w{number}"] == list(range(25))
+    assert Ledger(path).verify() == []
+
+
+def test_append_once_writes_once(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.db", create=True)
+    assert ledger.append_once("result", {"a": 1}, "R0001") is not None
+    assert ledger.append_once("result", {"a": 2}, "R0001") is None
+    assert len(ledger.facts()) == 1
+
+
+def test_a_missing_or_broken_ledger_is_one_clear_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="orgctl up"):
+        Ledger(tmp_path / "none.db")
+    (tmp_path / "junk.db").write_bytes(b"this is not a database, not at all" * 100)
+    with pytest.raises(UserError, match="cannot open"):
+        Ledger(tmp_path / "junk.db")
