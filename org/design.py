@@ -27,8 +27,8 @@ from org.agents import base
 DESIGNS = Path(__file__).resolve().parent / "designs"
 NAME = re.compile(r"[a-z][a-z0-9-]{0,23}")
 """An agent's name becomes a branch, a folder, a mailbox and a tmux option."""
-RESERVED = ("all", "lab", "trunk")
-"""Taken: the everyone channel, the laboratory's own actor name, and the trunk branch."""
+RESERVED = ("all", "board", "lab", "person", "trunk")
+"""No agent's name: everyone, the board's window, the ledger's actors that are no agents, the trunk branch."""
 LATER = ("claude", "codex", "chat")
 """Backends that people will ask for and this version does not have."""
 
@@ -108,7 +108,7 @@ class Group(Model):
     @classmethod
     def _names(cls, names: list[str] | None) -> list[str] | None:
         for name in names or []:
-            _check_name(name)
+            _agent_name(name)
         return names
 
     @model_validator(mode="after")
@@ -123,7 +123,7 @@ class Group(Model):
 class DesignFile(Model):
     """An org design as people write it."""
 
-    name: str
+    name: str = Field(pattern=f"^{NAME.pattern}$")
     """What it is called on the command line and in comparisons."""
     about: str
     """What this organisation tests, in a sentence or two."""
@@ -135,11 +135,6 @@ class DesignFile(Model):
     """Who orders the confirmation of a nominated experiment: the laboratory at once, or the chief."""
     process: Process = Process()
     """The rules of work."""
-
-    @field_validator("name")
-    @classmethod
-    def _name(cls, name: str) -> str:
-        return _check_name(name)
 
 
 class Agent(Model):
@@ -318,7 +313,13 @@ def _given_name(role_name: str, taken: dict[str, int]) -> str:
     return stem if number == 1 else f"{stem}{number}"
 
 
-def _check_name(name: str) -> str:
+def check_name(name: str) -> None:
+    """Raises UserError unless `name` can name a session."""
+    if not NAME.fullmatch(name):
+        raise UserError(f"bad name {name!r}: 1 to 24 small letters, digits and dashes, a letter first")
+
+
+def _agent_name(name: str) -> str:
     if not NAME.fullmatch(name):
         raise ValueError(f"bad name {name!r}: 1 to 24 small letters, digits and dashes, a letter first")
     if name in RESERVED:

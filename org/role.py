@@ -1,7 +1,8 @@
 """A role: the Markdown file that tells an agent what it is for, and the skills (how-tos) that the file lists.
 
 Called by `org.design`, which checks that every role exists and hashes what was read: roles and skills are source code
-of the organisation. A role file may open with YAML front matter: `title`, and `skills` (files in `skills/` beside it).
+of the organisation. A role file may open with YAML front matter: `title`, and `skills` (names of files in `skills/`
+beside it, or of shipped ones).
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ def load(name: str, path: Path) -> Role:
     files = {f"roles/{name}.md": raw}
     texts: dict[str, str] = {}
     for skill in skills:
-        content = _read(path.parent / "skills" / f"{skill}.md", f"skill {skill} (listed by {path})")
+        own, ours = path.parent / "skills" / f"{skill}.md", SHIPPED / "skills" / f"{skill}.md"
+        content = _read(ours if ours.is_file() and not own.is_file() else own, f"skill {skill} (listed by {path})")
         files[f"roles/skills/{skill}.md"] = content
         texts[skill] = content.decode("utf-8", "replace")
     return Role(name, title or name, text, texts, files)
