@@ -1,0 +1,391 @@
+"""One run, from clean checkout to `result.json`: `python -I -m lab.runner RUN_DIR`, one process a run.
+
+It trusts nobody: training gets a bare environment and protected files by hash, counts come from the feeder and the
+metric from the scorer, each in a folder that training was not told of, and nothing that training started outlives it.
+Exit 0: `result.json` is written, whatever it says. 1: it could not be written. 2: no usable `spec.json`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import shutil
+import signal
+import socket
+import stat
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from lab import child as stages
+from lab.account import account, device_name
+from lab.child import Child
+from lab.errors import UserError
+from lab.files import read_json, write_json
+from lab.runspec import RunSpec
+from worktrees.repo import GitError, Repo
+
+POLL_SECONDS = 0.02
+LOOK_SECONDS = 0.5
+"""How often memory, counts and forged files are looked at."""
+FEEDER_SECONDS = 10.0
+"""The feeder gets this long to write its last counts once training has gone."""
+
+
+class Stopped(Exception):
+    """The run ends here with this status (crashed, invalid, timeout, killed) and reason; `log` holds the last words."""
+
+    def __init__(self, status: str, reason: str, log: Path | None = None) -> None:
+        super().__init__(reason)
+        self.status, self.reason, self.log = status, reason, log
+
+
+def lay_protected(protected: Path, hashes: Mapping[str, str], destination: Path) -> None:
+    """Lay the pinned files over a checkout (or into an empty folder). Raises UserError when one is not what was pinned.
+
+    Whatever stands in the way is removed, links above all: a link in a checkout must not lead the writing elsewhere.
+    """
+    for name, expected in sorted(hashes.items()):
+        source, target = protected / name, destination / name
+        try:
+            content = source.read_bytes()
+        except OSError as error:
+            raise UserError(f"protected file {source}: {error.strerror}: restore it from the trunk") from error
+        if hashlib.sha256(content).hexdigest() != expected:
+            raise UserError(f"protected file {source} is not what was pinned: restore it from the trunk")
+        place = destination
+        for part in Path(name).parts[:-1]:
+            place = place / part
+            if place.is_symlink() or (place.exists() and not place.is_dir()):
+                place.unlink()
+            place.mkdir(exist_ok=True)
+        remove(target)
+        target.write_bytes(content)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, link or tree, also one whose folders forbid it."""
+
+    def retry(function: Callable[[str], Any], name: str, _error: Any) -> None:
+        with contextlib.suppress(OSError):
+            os.chmod(os.path.dirname(name), stat.S_IRWXU)
+            os.chmod(name, stat.S_IRWXU, follow_symlinks=False) if not os.path.islink(name) else None
+            function(name)
+
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, onerror=retry)
+    else:
+        path.unlink(missing_ok=True)
+
+
+class Run:
+    """A run on its way. `execute` returns the result as it is to be written."""
+
+    def __init__(self, folder: Path, spec: RunSpec) -> None:
+        self.folder, self.spec, self.task = folder, spec, spec.task
+        self.started = time.time()
+        self.killed = False
+        self.counts: dict[str, Any] | None = None
+        self.score: dict[str, Any] | None = None
+        self.train: Child | None = None
+        self.scorer: Child | None = None
+        self.host_load: float | None = None
+        self._feed_counts: Path | None = None
+        self._mirror: tuple[int, int] | None = None
+        self.log = folder / "stdout.log"
+
+    # -- the stages, in order
+
+    def execute(self) -> dict[str, Any]:
+        """Go through all stages. What the task, the experiment or the machine does wrong ends up in the result."""
+        status, reason, log = "ok", "", self.log
+        metric: dict[str, float] = {}
+        try:
+            self._clear()
+            self._train()
+            self._score()
+            metric = self._metric()
+        except Stopped as stop:
+            status, reason, log = stop.status, stop.reason, stop.log or self.log
+        except (UserError, GitError, OSError, ValueError) as error:
+            status, reason = "crashed", stages.last_line(" ".join(stages.clean(str(error)).split())) or repr(error)
+        finally:
+            stages.kill_descendants()
+            for stage in (self.train, self.scorer):
+                if stage:
+                    stage.kill()
+                    stage.close()
+        return self._result(status, reason, metric, log)
+
+    def _clear(self) -> None:
+        """An empty folder but for what the controller and the executor left."""
+        for path in self.folder.iterdir():
+            if path.name not in ("spec.json", "runner.log"):
+                remove(path)
+        (self.folder / "out").mkdir()
+
+    def _checkout(self, name: str) -> Path:
+        """The experiment's commit with the protected files over it."""
+        place = self.folder / name
+        remove(place)
+        Repo(self.spec.repo).export(self.spec.commit, place)
+        lay_protected(self.spec.protected, self.spec.protected_hashes, place)
+        return place
+
+    def _sealed(self, name: str) -> tuple[Path, Path]:
+        """(folder, protected files in it) for a stage that is ours: fresh, under a name that training was not told."""
+        folder = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=self.folder))
+        protected = folder / "protected"
+        protected.mkdir()
+        lay_protected(self.spec.protected, self.spec.protected_hashes, protected)
+        return folder, protected
+
+    def _words(self, folder: Path) -> dict[str, str]:
+        """The words every stage may use in its command."""
+        return {
+            "python": sys.executable,
+            "data": str(self.spec.data),
+            "seed": str(self.spec.seed),
+            "out": str(self.folder / "out"),
+            "scale": str(stages.write_scale(folder, self.task.scale)),
+            "budget": json.dumps(self.spec.budget.model_dump()),
+        }
+
+    def _start(
+        self, command: list[str], cwd: Path, home: Path, python_path: Path, log: str, fds: tuple[int, ...] = ()
+    ) -> Child:
+        environment = stages.bare_environment(home, self.task.scale, self.spec.slot.cuda, python_path)
+        return Child(command, cwd, environment, self.folder / log, fds, self.spec.slot.cpus)
+
+    def _train(self) -> None:
+        """Checkout, feeder, training, until all of training is dead and the feeder has written its last counts."""
+        checkout = self._checkout("checkout")
+        self._stop_if_told()
+        feeder: Child | None = None
+        words = self._words(self.folder)
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            if self.task.feed:
+                folder, protected = self._sealed("feed")
+                self._feed_counts = folder / "counts.json"
+                fed = {**self._words(folder), "feed": str(ours.fileno()), "counts": str(self._feed_counts)}
+                command = stages.fill(self.task.feed, fed)
+                feeder = self._start(command, protected, folder, protected, "feed.log", (ours.fileno(),))
+                words["feed"] = str(theirs.fileno())
+            ours.close()
+            fds = (theirs.fileno(),) if feeder else ()
+            command = stages.fill(self.task.train, words)
+            self.train = self._start(command, checkout, self.folder, checkout, "stdout.log", fds)
+            try:
+                self._watch(self.train, feeder)
+            finally:
+                self.host_load = os.getloadavg()[0]
+                stages.kill_descendants(spare=[feeder.pid] if feeder else [])
+                self.train.kill()
+                self.train.close()
+                theirs.close()  # only now can the feeder see the end, unless training shut the connection down itself
+                if feeder:
+                    self._finish(feeder)
+        if self.train.returncode != 0:
+            reason = self.train.why()
+            if feeder and feeder.returncode != 0:
+                reason += f" (the feeder: {feeder.why()})"
+            raise Stopped("crashed", reason)
+        if feeder and feeder.returncode != 0:
+            raise Stopped("crashed", f"the feeder: {feeder.why()}", feeder.log)
+        self._look_for_forgery()
+        if feeder and (self.counts is None or not isinstance(self.counts.get("tokens"), int)):
+            raise Stopped("invalid", "the feeder left no counts", feeder.log)
+
+    def _watch(self, train: Child, feeder: Child | None) -> None:
+        """Wait for training to end; raises Stopped when it must not go on."""
+        limit = int(self.task.scale.memory_gib * 2**30)
+        looked = 0.0
+        while train.poll() is None:
+            self._stop_if_told()
+            if train.seconds > self.task.scale.deadline_seconds:
+                raise Stopped("timeout", f"training ran over its deadline of {self.task.scale.deadline_seconds:g} s")
+            if feeder and feeder.poll() not in (None, 0):
+                raise Stopped("crashed", f"the feeder: {feeder.why()}", feeder.log)
+            if time.monotonic() - looked >= LOOK_SECONDS:
+                used = train.memory()
+                if used > limit:
+                    gib = self.task.scale.memory_gib
+                    raise Stopped("crashed", f"out of memory: used {used / 2**30:.2f} GiB of {gib:g}")
+                self._look_for_forgery()
+                self._read_counts()
+                looked = time.monotonic()
+            time.sleep(POLL_SECONDS)
+
+    def _finish(self, feeder: Child) -> None:
+        """Let the feeder write its last counts, then end it."""
+        deadline = time.monotonic() + FEEDER_SECONDS
+        while feeder.poll() is None and time.monotonic() < deadline and not self.killed:
+            time.sleep(POLL_SECONDS)
+        feeder.kill()
+        stages.kill_descendants()
+        feeder.close()
+        self._read_counts()
+
+    def _score(self) -> None:
+        """A second checkout, made when nothing of training lives, and the scorer on it."""
+        checkout = self._checkout("eval")
+        self._stop_if_told()
+        folder, protected = self._sealed("score")
+        result = folder / "score.json"
+        words = self._words(folder)
+        words |= {"checkout": str(checkout), "splits": ",".join(self.spec.splits), "result": str(result)}
+        command = stages.fill(self.task.score, words)
+        self.scorer = scorer = self._start(command, protected, folder, protected, "score.log")
+        limit = self.task.scale.score_seconds
+        while scorer.poll() is None:
+            self._stop_if_told()
+            if scorer.seconds > limit:
+                raise Stopped("timeout", f"scoring ran over its limit of {limit:g} s", scorer.log)
+            time.sleep(POLL_SECONDS)
+        self.score = read_json(result)
+        stages.kill_descendants()
+        scorer.close()
+        if scorer.returncode != 0:
+            raise Stopped("crashed", f"the scorer: {scorer.why()}", scorer.log)
+        if self.score is None:
+            raise Stopped("crashed", "the scorer left no result", scorer.log)
+        self._look_for_forgery()
+        write_json(self.folder / "score.json", self.score)
+
+    def _metric(self) -> dict[str, float]:
+        """The scorer's values for the splits asked for. Raises Stopped when it says invalid, or one is no number."""
+        score = self.score or {}
+        if score.get("status") != "ok":
+            said = stages.last_line(stages.clean(str(score.get("reason", ""))))
+            raise Stopped("invalid", said or "the scorer gave no reason", self.scorer.log if self.scorer else None)
+        given = score.get("metric")
+        values = given if isinstance(given, dict) else {}
+        metric: dict[str, float] = {}
+        for split in self.spec.splits:
+            value = values.get(split)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise Stopped("invalid", f"no {self.task.metric.name} for the split {split}")
+            if not math.isfinite(value):
+                raise Stopped("invalid", f"{self.task.metric.name} on the split {split} is {value}")
+            metric[split] = float(value)
+        return metric
+
+    # -- looking
+
+    def stop(self, _number: int = 0, _frame: FrameType | None = None) -> None:
+        """Signal handler: end the run at the next look, cleanly."""
+        self.killed = True
+
+    def _stop_if_told(self) -> None:
+        if self.killed:
+            raise Stopped("killed", "stopped by a signal to the runner")
+
+    def _read_counts(self) -> None:
+        """Take over the feeder's counts, and show them to people in `counts.json`."""
+        counts = read_json(self._feed_counts) if self._feed_counts else None
+        if counts is None or counts == self.counts:
+            return
+        self.counts = counts
+        mirror = self.folder / "counts.json"
+        write_json(mirror, counts)
+        self._mirror = _written(mirror)
+
+    def _look_for_forgery(self) -> None:
+        """Training may not write what only the laboratory writes. Raises Stopped when it did."""
+        for name in ("result.json", "score.json"):
+            if os.path.lexists(self.folder / name):
+                remove(self.folder / name)
+                raise Stopped("invalid", f"forged: the experiment's code wrote {name} into the run's folder")
+        if _written(self.folder / "counts.json") != self._mirror:
+            raise Stopped("invalid", "forged: the experiment's code wrote counts.json into the run's folder")
+
+    # -- the end
+
+    def _result(self, status: str, reason: str, metric: dict[str, float], log: Path) -> dict[str, Any]:
+        ended = time.time()
+        return {
+            "run": self.spec.run, "status": status, "reason": reason, "metric": metric,
+            "account": account(
+                self.counts, self.score,
+                train_seconds=self.train.seconds if self.train else None,
+                score_seconds=self.scorer.seconds if self.scorer else None,
+                wall_seconds=ended - self.started,
+                peak_memory_bytes=self.train.peak_memory if self.train else None,
+                device=device_name(self.spec.slot.cuda), threads=self.task.scale.threads, host_load=self.host_load,
+            ),
+            "hashes": environment_hashes(self.spec),
+            "log_tail": stages.log_tail(log), "started": self.started, "ended": ended,
+        }
+
+    def tidy(self) -> None:
+        """Keep logs and JSON, and of banks and confirmations the checkpoint."""
+        keep = {"out"} if self.spec.keeps_checkpoint else set()
+        for path in self.folder.iterdir():
+            if path.is_symlink() or (path.is_dir() and path.name not in keep):
+                with contextlib.suppress(OSError):
+                    remove(path)
+
+
+def environment_hashes(spec: RunSpec) -> dict[str, str]:
+    """What makes runs comparable: hashes of data (its manifest), protected files and task, and versions."""
+    manifest = read_json(spec.data / "manifest.json") or {}
+    pinned = json.dumps(sorted(spec.protected_hashes.items()))
+    try:
+        torch = importlib.metadata.version("torch")
+    except importlib.metadata.PackageNotFoundError:
+        torch = "absent"
+    return {
+        **{str(key): value for key, value in manifest.items() if isinstance(value, str)},
+        "protected": hashlib.sha256(pinned.encode()).hexdigest(),
+        "task": hashlib.sha256(spec.task.model_dump_json().encode()).hexdigest(),
+        "org": spec.org_hash, "torch": torch, "python": platform.python_version(), "platform": platform.platform(),
+    }
+
+
+def _written(path: Path) -> tuple[int, int] | None:
+    """Which writing of a file this is: (inode, mtime in ns), None when there is none."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
+def main(arguments: list[str]) -> int:
+    """`python -I -m lab.runner RUN_DIR`."""
+    if len(arguments) != 1:
+        print("usage: python -I -m lab.runner RUN_DIR", file=sys.stderr)
+        return 2
+    folder = Path(arguments[0]).resolve()
+    try:
+        spec = RunSpec.read(folder)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    stages.become_subreaper()
+    run = Run(folder, spec)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, run.stop)
+    result = run.execute()
+    try:
+        run.tidy()
+        write_json(folder / "result.json", result)
+    except OSError as error:
+        where = f"{folder}/result.json"
+        print(f"{where}: cannot be written: {error.strerror}: free disk space and run again", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

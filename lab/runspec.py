@@ -1,0 +1,65 @@
+"""What one run is: `spec.json` in its folder, written once by the controller and read once by the runner.
+
+Everything a run needs is in here: it goes on when agents and the controller die, and can be read years later.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from lab.errors import UserError
+from lab.files import write_atomic
+from lab.slots import Slot
+from tasks.spec import Budget, Task
+
+
+class RunSpec(BaseModel):
+    """One run, fixed before it starts. Paths are absolute."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    run: str
+    experiment: str
+    """"" for a run of the baseline bank."""
+    attempt: int
+    agent: str
+    purpose: str
+    commit: str
+    parent: str
+    seed: int
+    splits: list[str]
+    task: Task
+    budget: Budget
+    """What this run may spend; may differ from the scale's own budget (controls at equal cost)."""
+    repo: Path
+    data: Path
+    protected: Path
+    protected_hashes: dict[str, str]
+    """Path in the workspace -> SHA-256 (hex) of its content, as pinned at `up`."""
+    slot: Slot
+    org_hash: str
+
+    @property
+    def keeps_checkpoint(self) -> bool:
+        """Banks and confirmations keep what training left; other runs only hash and log."""
+        return self.purpose in ("bank", "confirm")
+
+    def write(self, run_dir: Path) -> None:
+        """Write `run_dir/spec.json` atomically; makes the folder."""
+        write_atomic(run_dir / "spec.json", self.model_dump_json(indent=1) + "\n")
+
+    @classmethod
+    def read(cls, run_dir: Path) -> RunSpec:
+        """Read `run_dir/spec.json`. Raises UserError naming the file and the field."""
+        path = run_dir / "spec.json"
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read: {error.strerror}: start runs through the controller") from error
+        except ValidationError as error:
+            first: Any = error.errors()[0]
+            field = ".".join(str(part) for part in first["loc"]) or "file"
+            raise UserError(f"{path}: {field}: {first['msg']}: start runs through the controller") from error
