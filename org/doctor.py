@@ -150,7 +150,7 @@ def disk(place: Path) -> Check:
     if free < FREE_BYTES:
         return Check("disk", False, found, f"`up` wants {FREE_BYTES / 1e6:.0f} MB: free some, or choose another place")
     if free < DISK_WARN_BYTES:
-        return Check("disk", None, found, "a long session may fill it: logs and the checkpoints of confirmed runs are kept")
+        return Check("disk", None, found, "a long session may fill it: logs and some checkpoints are kept")
     return Check("disk", True, found, "")
 
 
