@@ -1,0 +1,314 @@
+"""Evaluation in two processes: the scorer, which holds the targets, and the model host, which runs the experiment's model.
+
+Called by the laboratory as `python -P -m nanochat.evaluate score`, with only the protected files on the import path; the scorer
+starts `python -P -m nanochat.evaluate host` on the experiment's checkout. Notable choices:
+- the scorer imports no code of the experiment: it sends token ids over a socket, receives float32 logits and checks their size,
+  applies its own log-softmax, and counts bytes from the raw bytes of the tokens;
+- the host is told of no corpus and no targets, and reads the checkpoint as weights only;
+- probes are made of the scored rows: batches in which the text after a random cut is replaced come at random moments, and the
+  logits before the cut must not notice. Anything amiss ends as {"status": "invalid", "reason": ...}.
+What the host says of its own FLOPs and parameters is measured by protected code, but in the experiment's process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import math
+import os
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nanochat.data import SPLITS, DataError, read_manifest, read_settings
+
+BATCH_ROWS = 64
+PROBE_BATCHES = 2
+"""Batches with replaced suffixes; each costs as much as a scored batch."""
+TOLERANCE = 1e-3
+"""Nats that a log-probability before the cut may move: fp32 on one machine moves it by 1e-5, and a leak of less gains less."""
+HOST_SECONDS = 90.0
+"""Wall clock for everything the host does, imports included."""
+HEADER = struct.Struct("<II")  # rows, context (to the host); rows, vocab (from it); zero rows end the talk
+LIMIT = 65536  # bytes of the host's hello
+
+
+class InvalidModel(Exception):
+    """The experiment's model cannot be scored. `str(error)` is the reason, one line."""
+
+
+# --- the scorer ------------------------------------------------------------------------------------------------------
+
+
+class Host:
+    """A running model host. Every talk with it is bounded by one deadline."""
+
+    def __init__(self, checkout: Path, checkpoint: Path, context: int, vocab: int, seconds: float = HOST_SECONDS) -> None:
+        self.context, self.vocab, self.seconds = context, vocab, seconds
+        self.deadline = time.monotonic() + seconds
+        self.log = tempfile.TemporaryFile()  # noqa: SIM115: lives as long as the process
+        self._sock, theirs = socket.socketpair()
+        command = [sys.executable, "-P", "-m", "nanochat.evaluate", "host", "--checkpoint", str(checkpoint.resolve())]
+        command += ["--context", str(context), "--fd", str(theirs.fileno())]
+        kept = ("PATH", "LANG", "HOME", "TMPDIR", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
+        env = {name: os.environ[name] for name in kept if name in os.environ}
+        env |= {"PYTHONPATH": str(checkout.resolve()), "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
+        self.process = subprocess.Popen(
+            command, cwd=checkout, env=env, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log
+        )
+        theirs.close()
+
+    def hello(self) -> dict[str, Any]:
+        """{"params": int, "flops_per_token": float or None} once the model is built. Raises InvalidModel."""
+        size = struct.unpack("<I", self._read(4))[0]
+        if size > LIMIT:
+            raise InvalidModel("the model host broke the protocol")
+        value = json.loads(self._read(size))
+        if "error" in value:
+            raise InvalidModel(str(value["error"])[:500])
+        flops = value.get("flops_per_token")
+        usable = isinstance(flops, int | float) and math.isfinite(flops) and flops > 0
+        return {"params": int(value["params"]), "flops_per_token": float(flops) if usable else None}
+
+    def logits(self, rows: np.ndarray) -> np.ndarray:
+        """float32 (rows, context, vocab) for token ids (rows, context). Raises InvalidModel."""
+        try:
+            self._sock.settimeout(self._left())
+            self._sock.sendall(HEADER.pack(*rows.shape) + np.ascontiguousarray(rows, dtype=np.uint16).tobytes())
+        except OSError as error:
+            raise self._gone(error) from error
+        served, vocab = HEADER.unpack(self._read(HEADER.size))
+        if served != len(rows) or vocab != self.vocab:
+            raise InvalidModel(f"the model returned {served} rows of {vocab} logits a position where {len(rows)} of {self.vocab} were due")
+        raw = self._read(len(rows) * self.context * self.vocab * 4)
+        return np.frombuffer(raw, dtype=np.float32).reshape(len(rows), self.context, self.vocab)
+
+    def _left(self) -> float:
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            raise InvalidModel(f"the model needed more than {self.seconds:.0f} s to be scored")
+        return left
+
+    def _read(self, size: int) -> bytearray:
+        buffer = bytearray(size)
+        view = memoryview(buffer)
+        while view:
+            try:
+                self._sock.settimeout(self._left())
+                received = self._sock.recv_into(view)
+            except OSError as error:
+                raise self._gone(error) from error
+            if not received:
+                raise self._gone(ConnectionError("hung up"))
+            view = view[received:]
+        return buffer
+
+    def _gone(self, error: OSError) -> InvalidModel:
+        if isinstance(error, TimeoutError):
+            return InvalidModel(f"the model needed more than {self.seconds:.0f} s to be scored")
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(timeout=5)
+        self.log.seek(0, os.SEEK_END)
+        self.log.seek(max(0, self.log.tell() - 4000))
+        lines = self.log.read().decode("utf-8", "replace").strip().splitlines()
+        return InvalidModel(f"the model host died (exit {self.process.returncode}): {lines[-1][:300] if lines else 'without a word'}")
+
+    def close(self) -> None:
+        """End the host, whatever it is doing."""
+        self._sock.close()
+        self.process.kill()
+        self.process.wait()
+        self.log.close()
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Over the last dimension, in float32. Raises InvalidModel when a logit is no finite number."""
+    if not np.isfinite(logits).all():
+        raise InvalidModel("the model returned logits that are not finite")
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+
+
+def score_rows(host: Host, rows: np.ndarray, token_bytes: np.ndarray, random: np.random.Generator) -> float:
+    """Bits per byte over rows (n, context + 1): each row's last `context` tokens are the targets; BOS is not scored.
+
+    Raises InvalidModel, also when logits depend on text that comes later.
+    """
+    tokens = rows.astype(np.int64)
+    batches = [np.arange(start, min(start + BATCH_ROWS, len(rows))) for start in range(0, len(rows), BATCH_ROWS)]
+    probed = random.permutation(len(rows))[: PROBE_BATCHES * BATCH_ROWS]
+    probes = [(part, *probe_inputs(tokens, part, random)) for part in np.array_split(probed, PROBE_BATCHES) if len(part)]
+    moments = {int(moment): probe for moment, probe in zip(random.choice(len(batches) + 1, len(probes), replace=False), probes, strict=True)} if len(batches) >= len(probes) else dict(enumerate(probes))
+    kept: dict[int, np.ndarray] = {}
+    wanted = set(probed.tolist())
+    altered: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    nats = 0.0
+    for moment in range(len(batches) + 1):
+        if moment in moments:
+            part, inputs, cuts = moments[moment]
+            altered.append((part, cuts, log_softmax(host.logits(inputs))))
+        if moment == len(batches):
+            break
+        batch = batches[moment]
+        logs = log_softmax(host.logits(tokens[batch, :-1]))
+        targets = tokens[batch, 1:]
+        chosen = np.take_along_axis(logs, targets[..., None], axis=-1)[..., 0]
+        nats -= float(chosen[token_bytes[targets] > 0].sum(dtype=np.float64))
+        kept |= {int(row): logs[i] for i, row in enumerate(batch) if int(row) in wanted}
+    for part, cuts, logs in altered:
+        for row, cut, after in zip(part, cuts, logs, strict=True):
+            moved = float(np.abs(after[:cut] - kept[int(row)][:cut]).max())
+            if moved > TOLERANCE:
+                raise InvalidModel(f"the model looks ahead: text after position {cut} changed the prediction before it by {moved:.2g} nats")
+    return nats / math.log(2) / float(token_bytes[tokens[:, 1:]].sum())
+
+
+def probe_inputs(tokens: np.ndarray, part: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs of these rows with everything from a random cut on taken from another row: (inputs (n, context), cuts (n,))."""
+    inputs = tokens[part, :-1].copy()
+    others = tokens[(part + random.integers(1, len(tokens), size=len(part))) % len(tokens), :-1] if len(tokens) > 1 else inputs[:, ::-1]
+    cuts = random.integers(1, inputs.shape[1], size=len(part))
+    for i, cut in enumerate(cuts):
+        inputs[i, cut:] = others[i, cut:]
+    return inputs, cuts
+
+
+def score(data: Path, settings: dict[str, Any], checkout: Path, out: Path, splits: list[str]) -> dict[str, Any]:
+    """The content of the result file. Raises DataError when the prepared data is at fault; the model's faults end as `invalid`."""
+    manifest = read_manifest(data)
+    if manifest is None:
+        raise DataError(f"{data} holds no manifest.json: run `python -m nanochat.data prepare --data {data}` first")
+    token_bytes = np.load(data / "token_bytes.npy")
+    result: dict[str, Any] = {"status": "ok", "reason": "", "metric": {}, "params": 0, "flops_per_token": None, "eval_tokens": 0}
+    random = np.random.default_rng()  # unseeded on purpose: nobody can know which rows are probed, and the metric does not depend on it
+    checkpoint = out / "checkpoint.pt"
+    if not checkpoint.is_file():
+        return {**result, "status": "invalid", "reason": "training left no checkpoint.pt"}
+    host = Host(checkout, checkpoint, settings["context"], settings["vocab"])
+    try:
+        result |= host.hello()
+        for split in splits:
+            rows = np.load(data / f"{split}.npy")
+            result["metric"][split] = score_rows(host, rows, token_bytes, random)
+            result["eval_tokens"] += rows.shape[0] * (rows.shape[1] - 1)
+    except InvalidModel as error:
+        return {**result, "status": "invalid", "reason": " ".join(str(error).split()), "metric": {}}
+    finally:
+        host.close()
+    return result
+
+
+# --- the model host --------------------------------------------------------------------------------------------------
+
+
+def host(checkpoint: Path, context: int, descriptor: int) -> int:
+    """Build the experiment's model, say hello, answer batches until the scorer hangs up."""
+    import torch  # here, since the scorer does without it
+
+    sock = socket.socket(fileno=descriptor)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or 1))
+    try:
+        saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        config, weights = saved["config"], saved["model"]
+    except Exception as error:
+        return _refuse(sock, f"checkpoint.pt cannot be read as weights: {_first_line(error)}")
+    try:
+        from nanochat import gpt
+
+        if not Path(gpt.__file__).resolve().is_relative_to(Path.cwd().resolve()):
+            return _refuse(sock, f"gpt.py came from {gpt.__file__}, outside of the checkout")
+        model = gpt.build(config)
+        model.load_state_dict(weights)
+        model.eval()
+    except Exception as error:
+        return _refuse(sock, f"gpt.build cannot make the model of checkpoint.pt: {_first_line(error)}")
+    with torch.inference_mode():
+        hello = {"params": sum(p.numel() for p in model.parameters()), "flops_per_token": flops_per_token(model, context)}
+        raw = json.dumps(hello).encode()
+        sock.sendall(struct.pack("<I", len(raw)) + raw)
+        with sock.makefile("rb") as stream:
+            while len(header := stream.read(HEADER.size)) == HEADER.size:
+                rows, width = HEADER.unpack(header)
+                tokens = np.frombuffer(stream.read(rows * width * 2), dtype=np.uint16).astype(np.int64).reshape(rows, width)
+                logits = model(torch.from_numpy(tokens)).float().cpu().contiguous()
+                if logits.dim() != 3 or logits.shape[:2] != (rows, width):
+                    raise ValueError(f"logits of shape {tuple(logits.shape)} for tokens of shape {(rows, width)}")
+                sock.sendall(HEADER.pack(rows, logits.shape[2]))
+                sock.sendall(memoryview(logits.numpy()).cast("B"))
+    return 0
+
+
+def flops_per_token(model: Any, context: int) -> float | None:
+    """Training FLOPs a token: three times those of a forward pass (backward costs two), the optimiser's not yet included.
+
+    Counted by PyTorch's counter with attention on its plain path, since it has no formula for fused attention on the CPU;
+    attention therefore counts the whole square, not the causal half. None when the model cannot be counted.
+    """
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    try:
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            model(torch.zeros(1, context, dtype=torch.int64))
+        return 3.0 * counter.get_total_flops() / context
+    except Exception:
+        return None
+
+
+def _refuse(sock: socket.socket, reason: str) -> int:
+    raw = json.dumps({"error": reason}).encode()[:LIMIT]
+    sock.sendall(struct.pack("<I", len(raw)) + raw)
+    return 0
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
+
+
+# --- commands --------------------------------------------------------------------------------------------------------
+
+
+def main(argv: list[str] | None = None) -> int:
+    """`score` and `host`. Returns the exit code: 2 after a line that says what is wrong."""
+    parser = argparse.ArgumentParser(prog="nanochat.evaluate")
+    commands = parser.add_subparsers(dest="command", required=True)
+    scorer = commands.add_parser("score")
+    scorer.add_argument("--data", type=Path, required=True)
+    scorer.add_argument("--scale", help="JSON file with the scale's settings")
+    scorer.add_argument("--checkout", type=Path, required=True, help="clean checkout of the experiment's code")
+    scorer.add_argument("--out", type=Path, required=True, help="folder with checkpoint.pt")
+    scorer.add_argument("--splits", default="search", help="comma-separated, of search, audit, locked")
+    scorer.add_argument("--result", type=Path, required=True, help="file for the result (JSON)")
+    model_host = commands.add_parser("host")
+    model_host.add_argument("--checkpoint", type=Path, required=True)
+    model_host.add_argument("--context", type=int, required=True)
+    model_host.add_argument("--fd", type=int, required=True)
+    args = parser.parse_args(argv)
+    if args.command == "host":
+        return host(args.checkpoint, args.context, args.fd)
+    try:
+        splits = args.splits.split(",")
+        if set(splits) - set(SPLITS):
+            raise DataError(f"--splits {args.splits}: choose from {', '.join(SPLITS)}")
+        result = score(args.data, read_settings(args.scale), args.checkout, args.out, splits)
+        temporary = args.result.with_name(f".{args.result.name}.{os.getpid()}.tmp")
+        temporary.write_text(json.dumps(result, indent=1) + "\n")
+        os.replace(temporary, args.result)
+    except (DataError, OSError) as error:
+        print(f"nanochat.evaluate score: {error}", file=sys.stderr)
+        return 2
+    print(json.dumps(result))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
