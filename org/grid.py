@@ -1,0 +1,417 @@
+"""The grid: a board window, and windows in which every agent is its pane's own process, on one private tmux server.
+
+Called by the controller (ensure, observe, label), the commands (attach, logs, down) and the board. Everything here
+may be done twice: it looks first and does the smallest thing.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import shlex
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+import libtmux
+from libtmux.exc import LibTmuxException
+
+from lab.errors import UserError
+from lab.home import Home
+from lab.process import Identity
+from org import layout, screenlog
+from org.tmux import (
+    COMMAND_LIMIT,
+    INSTALL,
+    OLDEST,
+    PLACEHOLDER,
+    Answer,
+    Pane,
+    Tmux,
+    chain,
+    pane_terminal,
+    version,
+    word,
+)
+from org.tmux import size as command_size
+
+NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,30}\Z")
+ROLE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,40}\Z")
+BOARD = "board"
+"""The agent name of the pane in window 0."""
+COLOURS = {
+    "starting": "yellow", "working": "green", "waiting": "cyan", "idle": "colour245", "paused": "yellow",
+    "taken_over": "magenta", "dead": "red", "failed": "red", "unknown": "colour245",
+}  # fmt: skip
+"""Colour of the dot on a pane's border, by the agent's state."""
+GRACE = 3.0
+"""Seconds a process has to leave after its terminal is gone, before it is killed."""
+
+tmux_version = version
+
+
+@dataclass(frozen=True)
+class PaneSpec:
+    """What one pane should run. `env` is added to the server's scrubbed environment; it passes through tmux's command
+    line, where other users of the machine can see it for an instant, so secrets belong in files."""
+
+    agent: str
+    role: str
+    argv: list[str]
+    cwd: Path
+    env: dict[str, str]
+
+
+@dataclass(frozen=True)
+class PaneState:
+    """What tmux says of one pane. `exit_signal` ("SIGKILL") is None before tmux 3.3, which does not tell."""
+
+    agent: str
+    role: str
+    pane_id: str
+    window: str
+    pid: int
+    dead: bool
+    exit_status: int | None
+    exit_signal: str | None
+    in_mode: bool
+    """Copy mode or the like: keys typed now do not reach the agent."""
+
+
+class Grid:
+    """The panes of one session. Raises UserError for a bad name, for no tmux, and for one older than 3.2."""
+
+    def __init__(self, name: str, home: Home) -> None:
+        if not NAME.match(name):
+            raise UserError(f"session name {name!r}: use a-z, 0-9 and -, at most 31 characters (--name)")
+        found = version()
+        if found is None:
+            raise UserError(f"tmux is not installed: {INSTALL}")
+        if found < OLDEST:
+            raise UserError(f"tmux {found[0]}.{found[1]} is too old, orgctl needs 3.2: install a newer one")
+        self.name = name
+        self.home = home
+        self.socket = f"orgctl-{name}"
+        self._tmux = Tmux(self.socket, home.root)
+        self._server = libtmux.Server(socket_name=self.socket, config_file="/dev/null")
+
+    # looking
+
+    def running(self) -> bool:
+        """Is the server of this very session up?"""
+        return self._tmux.look().kind == "up"
+
+    def observe(self) -> dict[str, PaneState] | None:
+        """Panes by agent, the board among them. None: could not look, so nothing is known. {}: looked, and there is
+        none (the server is down, or one of this name serves another directory)."""
+        answer = self._tmux.look()
+        if answer.kind == "unknown":
+            return None
+        return {pane.agent: _state(pane) for pane in answer.panes if pane.agent}
+
+    def clients_on(self, agent: str) -> float | None:
+        """Seconds since somebody last typed while looking at this agent's pane; None when nobody is looking at it."""
+        pane = self._tmux.look().find(agent)
+        if pane is None:
+            return None
+        lines = self._tmux.run("list-clients", "-F", "#{client_activity}|#{pane_id}").stdout.splitlines()
+        times = [line.split("|")[0] for line in lines if line.endswith(f"|{pane.pane_id}")]
+        return min((max(0.0, time.time() - int(text)) for text in times if text.isdigit()), default=None)
+
+    def capture(self, agent: str, lines: int | None = None, escapes: bool = False) -> str:
+        """The agent's visible screen, or its last `lines` lines with history; `escapes` keeps the colours."""
+        command = ["capture-pane", "-p", "-t", self._need(agent).pane_id]
+        command += ["-e"] if escapes else []
+        command += ["-S", str(-lines)] if lines else []
+        text = self._tmux.must(*command).rstrip("\n")
+        return "\n".join(text.split("\n")[-lines:]) if lines else text
+
+    # acting
+
+    def ensure(self, board: PaneSpec, panes: list[PaneSpec], size: tuple[int, int] = (220, 50)) -> list[str]:
+        """Create what is missing, restart what died, touch nothing that is well. Returns the agents it (re)started.
+
+        `size` is columns and rows of a terminal, for windows that nobody has looked at yet. Raises UserError when the
+        server of this name belongs to another directory, or tmux does not do as told.
+        """
+        specs = [board, *panes]
+        if board.agent != BOARD or len({spec.agent for spec in specs}) != len(specs):
+            raise ValueError("the board's agent is called 'board', and every agent is there once")
+        for spec in specs:
+            _check(spec)
+        answer = self._mine()
+        if answer.kind == "down":
+            self._start(board, size)
+            answer = self._mine()
+        for pane in answer.panes:
+            if pane.placeholder and not pane.agent:  # left by a creation that was cut short
+                self._tmux.run("kill-pane", "-t", pane.pane_id)
+                answer = self._mine()
+        missing = [spec for spec in specs if answer.find(spec.agent) is None]
+        if missing:
+            self._place(missing, answer.panes, size)
+            answer = self._mine()
+        started = []
+        for spec in specs:
+            pane = self._need(spec.agent, answer)
+            if pane.dead or pane.placeholder:
+                self.respawn(spec)
+                started.append(spec.agent)
+        return started
+
+    def respawn(self, pane: PaneSpec) -> None:
+        """Start (again) what the pane should run, as its own process; what ran there before is gone afterwards."""
+        _check(pane)
+        there = self._need(pane.agent)
+        command = ["respawn-pane", "-k", "-t", there.pane_id, "-c", str(pane.cwd)]
+        for key, value in pane.env.items():
+            command += ["-e", word(f"{key}={value}")]
+        argv = pane.argv if len(pane.argv) > 1 else ["env", *pane.argv]  # a single word would go through a shell
+        command += ["--", *map(word, argv)]
+        if command_size(command) > COMMAND_LIMIT:
+            raise UserError(f"agent {pane.agent}: command over tmux's {COMMAND_LIMIT} bytes: put its text in a file")
+        before = [] if there.dead else [Identity.of(there.pid)]
+        self._tmux.must(*command)
+        _reap(before)
+
+    def remove(self, agent: str) -> None:
+        """Close an agent's pane and end what runs in it; nothing when there is none."""
+        pane = self._tmux.look().find(agent)
+        if pane is None:
+            return
+        before = [] if pane.dead else [Identity.of(pane.pid)]
+        self._tmux.run("kill-pane", "-t", pane.pane_id)
+        _reap(before)
+        self._arrange({pane.window_id})
+
+    def label(self, labels: dict[str, str], states: dict[str, str] | None = None) -> None:
+        """Text on each agent's border, after its name; `states` colours the dot before it. Text is untrusted: it is
+        shown as it is, on one line, cut at 200 characters. Agents without a pane are passed over."""
+        at = {pane.agent: pane.pane_id for pane in self._tmux.look().panes if pane.agent}
+        commands: list[list[str]] = []
+        for agent, text in labels.items():
+            if agent in at:
+                plain = "".join(char if char.isprintable() else " " for char in text[:200]).replace("#", "##")
+                commands.append(["set-option", "-p", "-t", at[agent], "@label", word(plain)])
+        for agent, state in (states or {}).items():
+            if agent in at and state in COLOURS:
+                commands.append(["set-option", "-p", "-t", at[agent], "@state", state])
+        self._tmux.batch(commands)
+
+    def relayout(self, columns: int, rows: int) -> None:
+        """Spread the agents over windows for a terminal of that size: no pane below 60x12, at most eight a window.
+        Agents keep their panes and go on undisturbed."""
+        answer = self._tmux.look()
+        agents = [pane for pane in answer.panes if pane.agent and pane.agent != BOARD]
+        agents.sort(key=lambda pane: (pane.window_index, pane.pane_index))
+        at = {pane.agent: pane for pane in agents}
+        window_of = {pane.agent: pane.window_id for pane in agents}
+        present = [list(group) for _, group in itertools.groupby(window_of, key=lambda agent: window_of[agent])]
+        wanted = layout.split(list(at), columns, rows - 1)
+        if present == wanted:
+            self._arrange(set(window_of.values()))
+            return
+        for number, group in enumerate(wanted, start=1):
+            if any(window_of[agent] == window_of[group[0]] for agent in at if agent not in group):
+                out = ["break-pane", "-d", "-P", "-F", "#{window_id}", "-n", f"grid-{number}"]
+                window_of[group[0]] = self._tmux.must(*out, "-s", at[group[0]].pane_id).strip()
+            for before, agent in itertools.pairwise(group):
+                if window_of[agent] != window_of[before]:
+                    libtmux.Pane(server=self._server, pane_id=at[agent].pane_id).join(at[before].pane_id)
+                    window_of[agent] = window_of[before]
+                    self._tmux.must("select-layout", "-t", at[agent].pane_id, "tiled")  # makes room for the next one
+        windows = [window_of[group[0]] for group in wanted]
+        commands = []
+        for start in (1000, 1):  # out of the way first: a number in use is refused
+            for number, window in enumerate(windows, start=start):
+                commands.append(["move-window", "-d", "-s", window, "-t", f"{agents[0].session_id}:{number}"])
+        for number, window in enumerate(windows, start=1):
+            commands.append(["rename-window", "-t", window, f"grid-{number}"])
+        watched = [pane.pane_id for pane in answer.panes if pane.window_active and pane.pane_active]
+        commands += [[select, "-t", pane] for pane in watched for select in ("select-window", "select-pane")]
+        self._tmux.batch(commands)
+        self._arrange(set(windows))
+
+    def attach_argv(self, agent: str | None = None) -> list[str]:
+        """What to execute (os.execvp) to look at the session, at an agent's pane if one is named. Works inside
+        another tmux; in a pane of this very server it only switches. Raises UserError when nothing runs or there is
+        no such pane."""
+        answer = self._mine()
+        if answer.kind == "down":
+            raise UserError(f"session {self.name} is not running: start it with `orgctl up`")
+        select: list[list[str]] = []
+        if agent is not None:
+            pane = self._need(agent, answer).pane_id
+            select = [["select-window", "-t", pane], ["select-pane", "-t", pane]]
+        tmux = ["tmux", "-u", "-L", self.socket]
+        if Path(os.environ.get("TMUX", "").split(",")[0]).name == self.socket:
+            return [*tmux, *chain(select or [["display-message", "you are attached already"]])]
+        return ["env", "-u", "TMUX", *tmux, *chain([["attach-session", "-t", answer.panes[0].session_id], *select])]
+
+    def log_to(self, agent: str, path: Path) -> None:
+        """Append all that the pane shows, escapes included, to `path` (two files of 4 MB at most); nothing if it is
+        so."""
+        pane = self._need(agent)
+        target = quote(str(path), safe="/")
+        there = self._tmux.run("show-options", "-pqv", "-t", pane.pane_id, "@log").stdout.strip()
+        if pane.piped and there == target:
+            return
+        writer = shlex.join([sys.executable, "-I", "-S", str(Path(screenlog.__file__).resolve()), str(path)])
+        escaped = writer.replace("%", "%%").replace("#", "##")  # tmux expands both in this command
+        self._tmux.must("set-option", "-p", "-t", pane.pane_id, "@log", word(target))
+        self._tmux.must("pipe-pane", "-O", "-t", pane.pane_id, word(escaped))
+
+    def kill(self) -> None:
+        """End the server and every process that was in a pane; nothing when it is down or another directory's."""
+        answer = self._tmux.look()
+        if answer.kind == "up":
+            there = [Identity.of(pane.pid) for pane in answer.panes if not pane.dead]
+            self._tmux.run("kill-server")
+            _reap(there)
+
+    # making windows and panes
+
+    def _mine(self) -> Answer:
+        """What there is, when that is certain and ours. Raises UserError otherwise."""
+        answer = self._tmux.look()
+        remedy = f"`tmux -L {self.socket} kill-server` ends it"
+        if answer.kind == "unknown":
+            raise UserError(f"the tmux server {self.socket} does not answer: {remedy}")
+        if answer.kind == "foreign":
+            raise UserError(
+                f"session {self.name} is running already for {answer.other}: choose another name with --name, or stop "
+                f"that one (`orgctl down` there; {remedy} too)"
+            )
+        return answer
+
+    def _need(self, agent: str, answer: Answer | None = None) -> Pane:
+        answer = answer or self._mine()
+        found = answer.find(agent)
+        if found is None:
+            names = ", ".join(sorted(pane.agent for pane in answer.panes if pane.agent)) or "none, run `orgctl up`"
+            raise UserError(f"no pane for agent {agent!r} in session {self.name}: there is {names}")
+        return found
+
+    def _start(self, board: PaneSpec, size: tuple[int, int]) -> None:
+        """Start the server with our options and the board's pane, in one call, so that nothing half-made can be left.
+        `-o` refuses to overwrite: of two directories starting at once, one fails."""
+        columns, rows = str(size[0]), str(size[1] - 1)  # less the status line
+        commands = [["start-server"], ["set-option", "-s", "-o", "@orgctl_home", word(self._tmux.mark)]]
+        commands += [["set-option", "-q", *words] for words in _options(self.name, f"{columns}x{rows}")]
+        first = ["new-session", "-d", "-s", self.name, "-n", BOARD, "-x", columns, "-y", rows, "-c", "/", "--"]
+        commands.append([*first, *PLACEHOLDER])
+        for key, value in (("@agent", board.agent), ("@role", board.role)):
+            commands.append(["set-option", "-p", "-t", f"={self.name}:0.0", key, value])
+        self._tmux.must(*chain(commands))
+
+    def _place(self, missing: list[PaneSpec], panes: list[Pane], size: tuple[int, int]) -> None:
+        """Make a pane for each missing agent: first where windows have room, then in new windows."""
+        session = panes[0].session_id
+        queue = []
+        for spec in missing:
+            if spec.agent == BOARD:
+                self._create(spec, ["new-window", "-d", "-n", BOARD, "-t", f"{session}:"])
+            else:
+                queue.append(spec)
+        grid = [pane for pane in panes if pane.window.startswith("grid-")]
+        for _, group in itertools.groupby(grid, key=lambda pane: pane.window_id):
+            inside = list(group)
+            last = inside[-1].pane_id
+            for _ in range(layout.capacity(inside[0].columns, inside[0].rows) - len(inside)):
+                if queue:
+                    last = self._create(queue.pop(0), ["split-window", "-d", "-t", last])
+        used = {pane.window for pane in grid}
+        names = (name for name in map("grid-{}".format, itertools.count(1)) if name not in used)
+        specs = {spec.agent: spec for spec in queue}
+        for agents, name in zip(layout.split(list(specs), size[0], size[1] - 1), names, strict=False):
+            last = self._create(specs[agents[0]], ["new-window", "-d", "-n", name, "-t", f"{session}:"])
+            for agent in agents[1:]:
+                last = self._create(specs[agent], ["split-window", "-d", "-t", last])
+        self._arrange({pane.window_id for pane in self._mine().panes if pane.window.startswith("grid-")})
+
+    def _create(self, spec: PaneSpec, command: list[str]) -> str:
+        """Make one pane with the placeholder in it and mark it as the agent's; returns its id."""
+        done = self._server.cmd(*command, "-P", "-F", "#{pane_id}", "-c", "/", "--", *PLACEHOLDER)
+        if done.returncode or not done.stdout:
+            why = " ".join(done.stderr)
+            raise UserError(f"tmux {command[0]} failed for agent {spec.agent}: {why}: try a larger terminal")
+        pane = libtmux.Pane(server=self._server, pane_id=str(done.stdout[0]))
+        try:
+            pane.set_option("@agent", spec.agent)
+            pane.set_option("@role", spec.role)
+        except LibTmuxException as error:
+            raise UserError(f"tmux lost the new pane of agent {spec.agent} ({error}): run `orgctl up` again") from error
+        if command[0] == "split-window":
+            self._tmux.must("select-layout", "-t", str(pane.pane_id), "tiled")  # makes room for the next split
+        return str(pane.pane_id)
+
+    def _arrange(self, windows: set[str]) -> None:
+        """Give windows the preset that suits their panes and size; one in which somebody zoomed a pane is left
+        alone."""
+        panes = self._tmux.look().panes
+        commands = []
+        for window in windows:
+            inside = [pane for pane in panes if pane.window_id == window]
+            if inside and not inside[0].zoomed and all(pane.agent != BOARD for pane in inside):
+                found = layout.arrange(len(inside), inside[0].columns, inside[0].rows)
+                commands.append(["select-layout", "-t", window, found.preset if found else "tiled"])
+        self._tmux.batch(commands)
+
+
+def _state(pane: Pane) -> PaneState:
+    return PaneState(
+        pane.agent, pane.role, pane.pane_id, pane.window, pane.pid, pane.dead,
+        pane.exit_status, pane.exit_signal, pane.in_mode,
+    )  # fmt: skip
+
+
+def _check(spec: PaneSpec) -> None:
+    if not NAME.match(spec.agent):
+        raise UserError(f"agent name {spec.agent!r}: use a-z, 0-9 and -, at most 31 characters")
+    if not ROLE.match(spec.role):
+        raise UserError(f"role {spec.role!r} of agent {spec.agent}: use letters, digits, . _ -, at most 41 characters")
+    if not spec.argv:
+        raise ValueError(f"agent {spec.agent} has no command")
+    if not spec.cwd.is_dir():
+        raise UserError(f"agent {spec.agent} cannot start in {spec.cwd}: no such directory: run `orgctl up` again")
+
+
+def _options(name: str, default_size: str) -> list[list[str]]:
+    """Our configuration as arguments of set-option; it replaces the user's."""
+    colours = "".join(f"#{{?#{{==:#{{@state}},{state}}},#[fg={colour}],}}" for state, colour in COLOURS.items())
+    border = f" {colours}●#[default] #[bold]#{{@agent}}#[nobold] #{{@label}} "
+    gone = "#{?pane_dead,#[fg=red]exited #{pane_dead_status}#{pane_dead_signal} #[default],}"
+    wanted: dict[str, dict[str, str]] = {
+        "-s": {"escape-time": "10", "default-terminal": pane_terminal(), "focus-events": "on"},
+        "-g": {
+            "base-index": "0", "default-size": default_size, "history-limit": "20000", "mouse": "on",
+            "update-environment": "", "renumber-windows": "off", "set-titles": "off", "status-interval": "5",
+            "status-style": "bg=colour236,fg=colour250", "status-left-length": "60", "status-right-length": "80",
+            "status-left": f"#[bg=colour31,fg=colour231,bold] orgctl · {name} #[default] ",
+            "status-right": "#[fg=colour245]^b z zoom · ^b n next · ^b d leave it running · #[fg=colour250]%H:%M ",
+        },
+        "-gw": {
+            "pane-base-index": "0", "remain-on-exit": "on", "window-size": "latest", "aggressive-resize": "off",
+            "allow-rename": "off", "automatic-rename": "off", "mode-keys": "vi", "window-status-format": " #I #W ",
+            "window-status-current-format": "#[bg=colour24,fg=colour231,bold] #I #W#{?window_zoomed_flag, zoomed,} ",
+            "pane-border-status": "top", "pane-border-format": border + gone, "pane-border-indicators": "off",
+            "pane-border-style": "fg=colour240", "pane-active-border-style": "fg=colour39",
+        },
+    }  # fmt: skip
+    return [[scope, key, value] for scope, options in wanted.items() for key, value in options.items()]
+
+
+def _reap(processes: list[Identity | None]) -> None:
+    """Wait for processes whose terminal went away; one that ignores the hang-up is killed with its group after
+    GRACE."""
+    deadline = time.monotonic() + GRACE
+    left = [process for process in processes if process is not None and process.alive()]
+    while left and time.monotonic() < deadline:
+        time.sleep(0.02)
+        left = [process for process in left if process.alive()]
+    for process in left:
+        process.signal_group(signal.SIGKILL)

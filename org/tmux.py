@@ -1,0 +1,226 @@
+"""One private tmux server: its clean environment, commands with a timeout, the poll of all panes. Used by `org.grid`.
+
+The server is started with an environment built from nothing, so no key of the user's reaches a pane by itself. The
+poll is one raw `list-panes` whose fields cannot hold the separator: libtmux's listing fails on a pane whose directory
+has a newline.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote, unquote
+
+from lab.errors import UserError
+
+OLDEST = (3, 2)
+TIMEOUT = 10.0
+"""Seconds a command may take; a server that is slower counts as unknown."""
+COMMAND_LIMIT = 14_000
+"""Bytes of one command: tmux refuses messages above 16 kB."""
+PLACEHOLDER = ["sleep", "2147483647"]
+"""What a new pane runs until its agent takes its place. Two words, so that tmux executes it without a shell."""
+INSTALL = "install it (Debian: apt-get install tmux, macOS: brew install tmux)"
+
+_FIELDS = (
+    "@orgctl_home", "@agent", "@role", "session_id", "window_id", "window_index", "window_width", "window_height",
+    "window_zoomed_flag", "window_active", "pane_id", "pane_index", "pane_active", "pane_pid", "pane_dead",
+    "pane_dead_status", "pane_dead_signal", "pane_in_mode", "pane_pipe",
+    f"==:#{{pane_start_command}},{' '.join(PLACEHOLDER)}", "window_name",
+)  # fmt: skip
+_FORMAT = "|".join(f"#{{{field}}}" for field in _FIELDS)
+
+
+def version() -> tuple[int, int] | None:
+    """(major, minor) of the tmux on PATH; None when there is none. A development build counts as newest."""
+    try:
+        out = subprocess.run(["tmux", "-V"], capture_output=True, text=True, timeout=TIMEOUT, check=False).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    found = re.search(r"(\d+)\.(\d+)", out)
+    return (int(found[1]), int(found[2])) if found else (99, 0)
+
+
+def base_environment() -> dict[str, str]:
+    """The environment of the whole server: nothing of the user's but what a terminal program needs.
+
+    PATH starts with the folder of this interpreter, so that `orgctl` inside a pane is the one that opened it.
+    """
+    mine = os.environ
+    here = str(Path(sys.executable).parent)
+    path = [here, *(part for part in mine.get("PATH", os.defpath).split(os.pathsep) if part and part != here)]
+    language = next((mine[name] for name in ("LC_ALL", "LC_CTYPE", "LANG") if mine.get(name)), "")
+    if not language.lower().replace("-", "").endswith("utf8"):
+        language = "en_US.UTF-8" if sys.platform == "darwin" else "C.UTF-8"
+    kept = {key: mine[key] for key in ("HOME", "USER", "LOGNAME", "SHELL", "TZ", "TMUX_TMPDIR") if mine.get(key)}
+    kept.setdefault("HOME", str(Path.home()))
+    kept["TERM"] = mine.get("TERM") or "xterm-256color"
+    return {**kept, "PATH": os.pathsep.join(path), "LANG": language, "LC_ALL": language}
+
+
+def pane_terminal() -> str:
+    """The terminal that panes believe in: tmux's own where this machine describes it."""
+    roots = ("/usr/share", "/lib", "/etc", "/usr/lib", "/usr/local/share", "/opt/homebrew/share")
+    files = (Path(root) / "terminfo" / folder / "tmux-256color" for root in roots for folder in ("t", "74"))
+    return "tmux-256color" if any(file.is_file() for file in files) else "screen-256color"
+
+
+def word(text: str) -> str:
+    """One argument for tmux's command line, where a trailing `;` would end the command."""
+    return text[:-1] + "\\;" if text.endswith(";") else text
+
+
+def chain(commands: list[list[str]]) -> list[str]:
+    """Several commands as the arguments of one call."""
+    return [part for command in commands for part in (";", *command)][1:]
+
+
+def size(words: list[str]) -> int:
+    """Bytes that a command takes on its way to the server."""
+    return sum(len(part.encode()) + 1 for part in words)
+
+
+@dataclass(frozen=True)
+class Pane:
+    """One line of the poll. `agent` is "" for a pane that somebody else made; `exit_signal` a name ("SIGKILL") or
+    None."""
+
+    home: str
+    agent: str
+    role: str
+    session_id: str
+    window_id: str
+    window_index: int
+    columns: int
+    rows: int
+    zoomed: bool
+    window_active: bool
+    pane_id: str
+    pane_index: int
+    pane_active: bool
+    pid: int
+    dead: bool
+    exit_status: int | None
+    exit_signal: str | None
+    in_mode: bool
+    piped: bool
+    placeholder: bool
+    window: str
+
+    @classmethod
+    def parse(cls, line: str) -> Pane | None:
+        """A pane from a line in `_FORMAT`, else None. The window's name comes last: only it may hold the separator."""
+        parts = line.split("|", len(_FIELDS) - 1)
+        if len(parts) != len(_FIELDS):
+            return None
+        text = dict(zip(_FIELDS[:-2], parts, strict=False))
+        try:
+            return cls(
+                home=unquote(text["@orgctl_home"]),
+                agent=text["@agent"],
+                role=text["@role"],
+                session_id=text["session_id"],
+                window_id=text["window_id"],
+                window_index=int(text["window_index"]),
+                columns=int(text["window_width"]),
+                rows=int(text["window_height"]),
+                zoomed=text["window_zoomed_flag"] == "1",
+                window_active=text["window_active"] == "1",
+                pane_id=text["pane_id"],
+                pane_index=int(text["pane_index"]),
+                pane_active=text["pane_active"] == "1",
+                pid=int(text["pane_pid"] or 0),
+                dead=text["pane_dead"] == "1",
+                exit_status=int(text["pane_dead_status"]) if text["pane_dead_status"] else None,
+                exit_signal=_signal_name(text["pane_dead_signal"]),
+                in_mode=text["pane_in_mode"] not in ("", "0"),
+                piped=text["pane_pipe"] == "1",
+                placeholder=parts[-2] == "1",
+                window=parts[-1],
+            )
+        except ValueError:
+            return None
+
+
+def _signal_name(number: str) -> str | None:
+    if not number or number == "0":
+        return None
+    try:
+        return signal.Signals(int(number)).name
+    except ValueError:
+        return number
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What looking found. `kind`: up, down, foreign (serves the directory `other`), or unknown (could not look)."""
+
+    kind: str
+    panes: list[Pane]
+    other: str = ""
+
+    def find(self, agent: str) -> Pane | None:
+        return next((pane for pane in self.panes if pane.agent == agent), None)
+
+
+class Tmux:
+    """The server on one private socket, as the home `root` sees it."""
+
+    def __init__(self, socket: str, root: Path) -> None:
+        self.socket = socket
+        self.root = root
+
+    @property
+    def mark(self) -> str:
+        """The home's path as an option value without spaces, separators or anything that tmux expands."""
+        return quote(str(self.root), safe="/")
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """One command. A timeout comes back as return code 124. Raises UserError when tmux is gone."""
+        command = ["tmux", "-u", "-f", "/dev/null", "-L", self.socket, *words]
+        try:
+            return subprocess.run(
+                command, capture_output=True, timeout=TIMEOUT, check=False, env=base_environment(), cwd="/",
+                encoding="utf-8", errors="replace", stdin=subprocess.DEVNULL,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            return subprocess.CompletedProcess(command, 124, "", f"no answer in {TIMEOUT:.0f} s")
+        except OSError as error:
+            raise UserError(f"tmux cannot be started ({error.strerror}): {INSTALL}") from error
+
+    def must(self, *words: str) -> str:
+        """Output of a command that has to work. Raises UserError with tmux's own words."""
+        done = self.run(*words)
+        if done.returncode:
+            why = done.stderr.strip() or f"return code {done.returncode}"
+            raise UserError(f"tmux {words[0]} failed on {self.socket}: {why}: see `orgctl status`, then `orgctl up`")
+        return done.stdout
+
+    def batch(self, commands: list[list[str]]) -> None:
+        """Several commands in as few calls as tmux's limit allows. A pane that just went spoils the rest of its
+        call."""
+        pending: list[list[str]] = []
+        for command in commands:
+            if pending and size(chain([*pending, command])) > COMMAND_LIMIT:
+                self.run(*chain(pending))
+                pending = []
+            pending.append(command)
+        if pending:
+            self.run(*chain(pending))
+
+    def look(self) -> Answer:
+        """All panes of the server, in one call."""
+        done = self.run("list-panes", "-a", "-F", _FORMAT)
+        if done.returncode:
+            lost = "error connecting" in done.stderr and ("No such file" in done.stderr or "refused" in done.stderr)
+            return Answer("down" if lost or "no server running" in done.stderr else "unknown", [])
+        panes = [pane for line in done.stdout.split("\n") if (pane := Pane.parse(line))]
+        others = {pane.home for pane in panes} - {str(self.root)}
+        if others:
+            return Answer("foreign", [], others.pop() or "something that is not orgctl")
+        return Answer("up" if panes else "unknown", panes)
