@@ -124,6 +124,31 @@ class Repo:
                     root.rmdir()
             raise
 
+    def has_commits(self) -> bool:
+        """Is there anything in the repository yet?"""
+        return self.git.ref("HEAD") is not None
+
+    def adopt(self, needed: Sequence[str]) -> None:
+        """Use a repository with commits: trunk starts where its branch is, else at HEAD. Doing it twice is doing it once.
+
+        Raises GitError when tracked files are changed, or HEAD lacks one of the `needed` paths.
+        """
+        if changed := self.dirty():
+            raise GitError(f"{self.root} has uncommitted changes ({few(changed)}): commit or stash them first")
+        commit = self.git.ref(self.trunk_ref) or self.git.commit_id("HEAD")
+        missing = [path for path in needed if path not in trees.tree_files(self.git, commit)]
+        if missing:
+            raise GitError(
+                f"{self.root} is no research repository of this task (it lacks {few(missing)}): use an empty directory"
+            )
+        if self.git.ref(self.trunk_ref) is None:
+            self.git.run("update-ref", self.trunk_ref, commit, "0" * len(commit))
+            self.git.run("symbolic-ref", "HEAD", self.trunk_ref)
+
+    def fork_point(self, branch: str, trunk: str) -> str:
+        """The newest commit of `trunk`'s history that `branch` contains: what its work is based on."""
+        return self.git.run("merge-base", branch, trunk).text
+
     # ------------------------------------------------------------------ worktrees
 
     def add_worktree(self, agent: str, path: Path, start: str) -> str:
