@@ -143,7 +143,7 @@ class Ledger:
         rows = self._db.execute(
             f"SELECT id,time,kind,subject,actor,body,hash FROM facts WHERE {' AND '.join(where)} ORDER BY id", values
         )
-        return [Fact(*row[:5], json.loads(row[5]), row[6]) for row in rows]
+        return [Fact(i, t, kind, about, actor, json.loads(body), digest) for i, t, kind, about, actor, body, digest in rows]
 
     def head(self) -> tuple[int, str]:
         """(id, hash) of the last fact; (0, 64 zeros) when empty."""

@@ -29,7 +29,8 @@ class Identity:
         """Is that very process still running (a zombie is not)?"""
         try:
             process = psutil.Process(self.pid)
-            return abs(process.create_time() - self.started) < 0.05 and process.status() != psutil.STATUS_ZOMBIE
+            same = abs(process.create_time() - self.started) < 0.05
+            return bool(same and process.status() != psutil.STATUS_ZOMBIE)
         except psutil.Error:
             return False
 

@@ -27,7 +27,7 @@ from org import controller, session
 from org import design as designs
 from org.agents import base
 from org.events import clean, describe
-from org.grid import Grid, require_tmux
+from org.grid import Grid
 from tasks.spec import Task
 
 app = typer.Typer(add_completion=False)
@@ -132,11 +132,12 @@ def up(
     line for every event. Ctrl-C and detaching (Ctrl-b d) only stop watching: `orgctl down` stops the organisation.
     """
     seconds = _seconds(for_) if for_ else None
-    require_tmux()
-    home = _home_for(directory, _wish(design, task, scale, name, backend, slots, role))
-    settings = designs.read(home)
-    grid = Grid(settings.name, home)
+    wish = _wish(design, task, scale, name, backend, slots, role)
+    root = directory.expanduser().resolve()
+    grid = Grid(session.name_for(root, wish), Home(root))
     grid.check_free()
+    home = _home_for(root, wish)
+    settings = designs.read(home)
     began = time.monotonic()
     size = shutil.get_terminal_size((220, 50)) if sys.stdout.isatty() else os.terminal_size((220, 50))
     if controller.alive(home):
@@ -173,9 +174,7 @@ def _seconds(text: str) -> float:
 
 def _attach(grid: Grid, agent: str | None, end: float | None) -> None:
     """Show the grid on this terminal until the person detaches or the time is over."""
-    client = subprocess.Popen(
-        grid.attach_argv(agent), env={key: value for key, value in os.environ.items() if key != "TMUX"}
-    )
+    client = subprocess.Popen(grid.attach_argv(agent))
     try:
         client.wait(None if end is None else max(0.0, end - time.monotonic()))
     except subprocess.TimeoutExpired:
@@ -189,7 +188,7 @@ def _watch(home: Home, end: float | None) -> None:
     mark = view.ledger.head()[0]
     seen = max(0, mark - 5)
     view.refresh()
-    unseen = [fact for fact in view.ledger.facts(after=seen)]
+    unseen = view.ledger.facts(after=seen)
     try:
         while True:
             for fact in unseen:

@@ -105,6 +105,10 @@ class Grid:
         """Is the server of this very session up?"""
         return self._tmux.look().kind == "up"
 
+    def check_free(self) -> None:
+        """Raises UserError when a server of this name serves another directory, or does not answer."""
+        self._mine()
+
     def observe(self) -> dict[str, PaneState] | None:
         """Panes by agent, the board among them. None: could not look, so nothing is known. {}: looked, and there is
         none (the server is down, or one of this name serves another directory)."""

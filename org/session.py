@@ -51,8 +51,7 @@ def exists(root: Path) -> bool:
 def found(root: Path, wish: Wish) -> Home:
     """Make `root` the home of a new session. Raises UserError (nothing is left half-made) for anything that cannot work."""
     root = root.resolve()
-    name = wish.name or _name_from(root)
-    designs.check_name(name)
+    name = name_for(root, wish)
     task = spec.load(wish.task or "nanochat", wish.scale)
     folder = spec.folder(wish.task or "nanochat")
     files = spec.workspace_files(task, folder)
@@ -161,7 +160,15 @@ def slots_of(home: Home, session: designs.Session) -> list[Slot]:
     return discover(task.scale.device, session.slots)
 
 
-def _name_from(root: Path) -> str:
+def name_for(root: Path, wish: Wish) -> str:
+    """The name of the session in `root`: what it has, else what is asked for, else the folder's name made fit."""
+    if exists(root):
+        return designs.read(Home(root)).name
+    if wish.name is not None:
+        try:
+            return designs.check_name(wish.name)
+        except ValueError as error:
+            raise UserError(f"--name: {error}") from error
     kept = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in root.name.lower()).strip("-")
     kept = kept.lstrip("0123456789-")[:24].rstrip("-")
     return kept or "org"
