@@ -23,6 +23,7 @@ from typing import IO
 
 import psutil
 
+from lab.fence import Fence
 from lab.files import write_json
 from lab.slots import usable_cores
 from tasks.spec import Scale, TaskError
@@ -69,6 +70,8 @@ def bare_environment(folder: Path, scale: Scale, cuda: str, python_path: Path | 
     }
     if python_path is not None:
         environment["PYTHONPATH"] = str(python_path)
+    if "LD_LIBRARY_PATH" in os.environ:  # a property of the machine: without it some interpreters do not even start
+        environment["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
     return environment
 
 
@@ -94,6 +97,7 @@ class Child:
         log: Path,
         pass_fds: Iterable[int] = (),
         cpus: list[int] | None = None,
+        fence: Fence | None = None,
     ) -> None:
         """Start it; raises OSError. Only from the main thread: the death signal comes when the starting thread ends."""
         pin = sorted(set(cpus or ()) & set(usable_cores()))
@@ -104,7 +108,7 @@ class Child:
         self._popen = subprocess.Popen(
             command, cwd=cwd, env=environment, pass_fds=tuple(pass_fds),
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            start_new_session=True, preexec_fn=_preparation(os.getpid(), pin),
+            start_new_session=True, preexec_fn=_preparation(os.getpid(), pin, fence),
         )
         self.pid = self._popen.pid
         self._peak = 0
@@ -119,6 +123,7 @@ class Child:
     def poll(self) -> int | None:
         """Exit status when it is over (negative: the signal that ended it), else None."""
         if self.returncode is None:
+            self._peak = max(self._peak, _high_water(self.pid))
             pid, status, usage = os.wait4(self.pid, os.WNOHANG)
             if pid:
                 self.ended = time.monotonic()
@@ -245,6 +250,15 @@ def _process(pid: int) -> list[psutil.Process]:
         return []
 
 
+def _high_water(pid: int) -> int:
+    """Most resident memory a process has had since its exec, in bytes; 0 where the kernel does not say."""
+    try:
+        found = re.search(rb"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_bytes())
+    except OSError:
+        return 0
+    return int(found[1]) * 1024 if found else 0
+
+
 def _signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name
@@ -252,8 +266,8 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def _preparation(parent: int, cpus: list[int]) -> Callable[[], None]:
-    """What the child does between fork and exec: die with the parent, leave no core file, stay on its cores."""
+def _preparation(parent: int, cpus: list[int], fence: Fence | None) -> Callable[[], None]:
+    """What the child does between fork and exec: die with the parent, no core file, its cores, its fence."""
 
     def prepare() -> None:
         if _LIBC is not None:
@@ -263,6 +277,8 @@ def _preparation(parent: int, cpus: list[int]) -> Callable[[], None]:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         if cpus and hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, cpus)
+        if fence is not None:
+            fence.enter()
 
     return prepare
 

@@ -18,6 +18,7 @@ import shutil
 import signal
 import socket
 import stat
+import subprocess
 import sys
 import tempfile
 import time
@@ -30,13 +31,14 @@ from lab import child as stages
 from lab.account import account, device_name
 from lab.child import Child
 from lab.errors import UserError
+from lab.fence import Fence, describe, interpreter
 from lab.files import read_json, write_json
 from lab.runspec import RunSpec
 from worktrees.repo import GitError, Repo
 
 POLL_SECONDS = 0.02
 LOOK_SECONDS = 0.5
-"""How often memory, counts and forged files are looked at."""
+"""How often memory, counts and forged files are looked at; at first, when memory grows fastest, five times as often."""
 FEEDER_SECONDS = 10.0
 """The feeder gets this long to write its last counts once training has gone."""
 
@@ -161,10 +163,34 @@ class Run:
         }
 
     def _start(
-        self, command: list[str], cwd: Path, home: Path, python_path: Path, log: str, fds: tuple[int, ...] = ()
+        self,
+        command: list[str],
+        place: Path,
+        home: Path,
+        log: str,
+        fds: tuple[int, ...] = (),
+        fence: Fence | None = None,
     ) -> Child:
-        environment = stages.bare_environment(home, self.task.scale, self.spec.slot.cuda, python_path)
-        return Child(command, cwd, environment, self.folder / log, fds, self.spec.slot.cpus)
+        """Start a stage in `place`, which is also its import path."""
+        environment = stages.bare_environment(home, self.task.scale, self.spec.slot.cuda, place)
+        try:
+            return Child(command, place, environment, self.folder / log, fds, self.spec.slot.cpus, fence)
+        except subprocess.SubprocessError as error:
+            raise UserError(f"{command[0]} cannot be fenced in or pinned: {error}") from error
+        finally:
+            if fence:
+                fence.close()
+
+    def _training_fence(self, checkout: Path) -> Fence:
+        """Training writes into its own folders, and reads neither the repository (targets) nor the user's home (keys)."""
+        repo = self.spec.repo.resolve()
+        needs = [path for path in interpreter() if path.resolve() not in (repo, *repo.parents)]
+        if not self.task.feed or any("{data}" in word for word in self.task.train):
+            needs.append(self.spec.data)
+        own = [checkout, *(self.folder / name for name in ("out", "home", "tmp"))]
+        for place in own:
+            place.mkdir(exist_ok=True)
+        return Fence(own, [repo, Path.home()], [*needs, self.folder / "scale.json"])
 
     def _train(self) -> None:
         """Checkout, feeder, training, until all of training is dead and the feeder has written its last counts."""
@@ -179,12 +205,13 @@ class Run:
                 self._feed_counts = folder / "counts.json"
                 fed = {**self._words(folder), "feed": str(ours.fileno()), "counts": str(self._feed_counts)}
                 command = stages.fill(self.task.feed, fed)
-                feeder = self._start(command, protected, folder, protected, "feed.log", (ours.fileno(),))
+                feeder = self._start(command, protected, folder, "feed.log", (ours.fileno(),))
                 words["feed"] = str(theirs.fileno())
             ours.close()
             fds = (theirs.fileno(),) if feeder else ()
             command = stages.fill(self.task.train, words)
-            self.train = self._start(command, checkout, self.folder, checkout, "stdout.log", fds)
+            fence = self._training_fence(checkout)
+            self.train = self._start(command, checkout, self.folder, "stdout.log", fds, fence)
             try:
                 self._watch(self.train, feeder)
             finally:
@@ -216,7 +243,7 @@ class Run:
                 raise Stopped("timeout", f"training ran over its deadline of {self.task.scale.deadline_seconds:g} s")
             if feeder and feeder.poll() not in (None, 0):
                 raise Stopped("crashed", f"the feeder: {feeder.why()}", feeder.log)
-            if time.monotonic() - looked >= LOOK_SECONDS:
+            if time.monotonic() - looked >= (LOOK_SECONDS if train.seconds > 5 else LOOK_SECONDS / 5):
                 used = train.memory()
                 if used > limit:
                     gib = self.task.scale.memory_gib
@@ -245,7 +272,7 @@ class Run:
         words = self._words(folder)
         words |= {"checkout": str(checkout), "splits": ",".join(self.spec.splits), "result": str(result)}
         command = stages.fill(self.task.score, words)
-        self.scorer = scorer = self._start(command, protected, folder, protected, "score.log")
+        self.scorer = scorer = self._start(command, protected, folder, "score.log", fence=Fence([folder]))
         limit = self.task.scale.score_seconds
         while scorer.poll() is None:
             self._stop_if_told()
@@ -349,6 +376,7 @@ def environment_hashes(spec: RunSpec) -> dict[str, str]:
         "protected": hashlib.sha256(pinned.encode()).hexdigest(),
         "task": hashlib.sha256(spec.task.model_dump_json().encode()).hexdigest(),
         "org": spec.org_hash, "torch": torch, "python": platform.python_version(), "platform": platform.platform(),
+        "fence": describe(),
     }
 
 

@@ -19,6 +19,8 @@ from lab.errors import UserError
 from lab.home import Home
 from lab.process import Identity
 
+PASSED_ON = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "XDG_CONFIG_HOME")
+"""All of the environment that a runner gets; git needs HOME. What is not in a runner cannot be read out of it."""
 POLL_SECONDS = 0.02
 KILL_SECONDS = 5.0
 
@@ -34,6 +36,7 @@ def start(home: Home, run_id: str) -> Identity:
             process = subprocess.Popen(
                 [sys.executable, "-I", "-m", "lab.runner", str(folder)],
                 cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                env={name: os.environ[name] for name in PASSED_ON if name in os.environ},
             )
     except OSError as error:
         raise UserError(f"cannot start {run_id} in {folder}: {error.strerror}: is the disk full?") from error
