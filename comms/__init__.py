@@ -1,1 +1,1 @@
-"""Words: message files, mailboxes and channels. Knows nothing of the organisation; could be lifted out and used alone."""
+"""Words: message files, mailboxes and channels. Knows nothing of the organisation and could be used without it."""
