@@ -80,6 +80,8 @@ class PaneState:
     exit_signal: str | None
     in_mode: bool
     """Copy mode or the like: keys typed now do not reach the agent."""
+    started: float | None = None
+    """When the process in the pane began, seconds since the epoch; None when it is gone."""
 
 
 class Grid:
@@ -193,8 +195,8 @@ class Grid:
         self._arrange({pane.window_id})
 
     def label(self, labels: dict[str, str], states: dict[str, str] | None = None) -> None:
-        """Text on each agent's border, after its name; `states` colours the dot before it. Text is untrusted: it is
-        shown as it is, on one line, cut at 200 characters. Agents without a pane are passed over."""
+        """The text on each agent's border (before the first it is the name); `states` colours the dot before it. Text
+        is untrusted: shown as it is, on one line, cut at 200 characters. Agents without a pane are passed over."""
         at = {pane.agent: pane.pane_id for pane in self._tmux.look().panes if pane.agent}
         commands: list[list[str]] = []
         for agent, text in labels.items():
@@ -367,9 +369,10 @@ class Grid:
 
 
 def _state(pane: Pane) -> PaneState:
+    process = None if pane.dead else Identity.of(pane.pid)
     return PaneState(
         pane.agent, pane.role, pane.pane_id, pane.window, pane.pid, pane.dead,
-        pane.exit_status, pane.exit_signal, pane.in_mode,
+        pane.exit_status, pane.exit_signal, pane.in_mode, process.started if process else None,
     )  # fmt: skip
 
 
@@ -387,7 +390,7 @@ def _check(spec: PaneSpec) -> None:
 def _options(name: str, default_size: str) -> list[list[str]]:
     """Our configuration as arguments of set-option; it replaces the user's."""
     colours = "".join(f"#{{?#{{==:#{{@state}},{state}}},#[fg={colour}],}}" for state, colour in COLOURS.items())
-    border = f" {colours}●#[default] #[bold]#{{@agent}}#[nobold] #{{@label}} "
+    border = f" {colours}●#[default] #{{?@label,#{{@label}},#[bold]#{{@agent}}#[nobold]}} "
     gone = "#{?pane_dead,#[fg=red]exited #{pane_dead_status}#{pane_dead_signal} #[default],}"
     wanted: dict[str, dict[str, str]] = {
         "-s": {"escape-time": "10", "default-terminal": pane_terminal(), "focus-events": "on"},
