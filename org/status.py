@@ -1,0 +1,343 @@
+"""What is going on, derived from facts and from looking; nothing of it is stored.
+
+`derive` tells an agent's state and is pure. `snapshot` is the whole picture as a JSON-able dictionary, for `orgctl
+status`, the board and programs; `render` prints it. `unknown` is an honest answer: a failed probe proves nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from lab.files import read_json
+from lab.home import Home
+from lab.ledger import Ledger
+from lab.process import Identity
+from lab.records import Run, State, View
+from org.agents.base import read_events
+from org.events import clean, figure, subject_of
+from org.grid import BOARD, Grid, PaneState
+
+STYLES = {
+    "starting": "yellow", "working": "green", "waiting": "cyan", "idle": "bright_black", "paused": "yellow",
+    "taken_over": "magenta", "dead": "red", "failed": "bold red", "unknown": "bright_black",
+}  # fmt: skip
+OPEN = ("proposed", "queued", "running", "nominated", "confirming")
+"""Statuses of an experiment that is still under way."""
+CLOCK_SLACK = 1.5
+"""Seconds by which an event may seem older than the process that wrote it: the kernel's start times are that coarse."""
+
+
+@dataclass(frozen=True)
+class AgentStatus:
+    """One agent now. `since`: seconds since the epoch, None when nobody can tell; `experiment`: the one it has under
+    way."""
+
+    agent: str
+    state: str
+    """starting, working, waiting, idle, paused, taken_over, dead (left or no pane), failed (ended badly), unknown"""
+    since: float | None
+    text: str
+    experiment: str | None
+
+
+def derive(
+    agent: str, pane: PaneState | None, looked: bool, events: list[dict[str, Any]], state: State, now: float
+) -> AgentStatus:
+    """An agent's status. Order of trust: the process, a person's intervention, the agent's own last word in this life.
+
+    `looked`: False when tmux could not be asked, which makes the answer unknown. `events`: its last hook events, oldest
+    first; those written before the process in the pane began belong to an earlier life and count for nothing.
+    """
+    experiment = _under_way(agent, state)
+    last = events[-1] if events else None
+    said = clean(last.get("text", "")) if last else ""
+    when = _since(events, now)
+    if not looked:
+        return AgentStatus(agent, "unknown", None, "tmux could not be asked", experiment)
+    if pane is None:
+        return AgentStatus(agent, "dead", when, "has no pane", experiment)
+    if pane.dead:
+        if pane.exit_signal:
+            return AgentStatus(agent, "failed", when, f"killed by {pane.exit_signal}", experiment)
+        if pane.exit_status:
+            return AgentStatus(agent, "failed", when, f"exited with status {pane.exit_status}", experiment)
+        return AgentStatus(agent, "dead", when, "left", experiment)
+    if agent in state.taken_over:
+        return AgentStatus(agent, "taken_over", when, said or "a person has this pane", experiment)
+    if last is None or (pane.started is not None and last["time"] < pane.started - CLOCK_SLACK):
+        return AgentStatus(agent, "starting", pane.started, "has said nothing yet", experiment)
+    told = str(last["state"])
+    if told not in STYLES or told in ("dead", "failed", "unknown"):
+        text = "said that it stopped, but its process lives" if told == "stopped" else f"says {clean(told, 30)!r}"
+        return AgentStatus(agent, "unknown", when, text, experiment)
+    mine = [run for run in state.runs.values() if run.agent == agent and not run.over]
+    if told == "idle" and mine:
+        run = mine[0]
+        return AgentStatus(agent, "waiting", run.started or run.queued, f"{run.id} is {run.status}", experiment)
+    return AgentStatus(agent, told, when, said, experiment)
+
+
+def _since(events: list[dict[str, Any]], now: float) -> float | None:
+    """When the last state began: the first of the events in a row that say the same."""
+    since = None
+    for event in reversed(events):
+        if event["state"] != events[-1]["state"]:
+            break
+        since = min(float(event["time"]), now)
+    return since
+
+
+def _under_way(agent: str, state: State) -> str | None:
+    mine = [one for one in state.experiments.values() if one.agent == agent and one.status in OPEN]
+    return mine[-1].id if mine else None
+
+
+def deciding_split(state: State) -> str:
+    """The split that verdicts are made on: audit, unless only search was ever scored."""
+    scored = {split for run in state.runs.values() if run.purpose == "bank" for split in run.metric}
+    return "search" if scored == {"search"} else "audit"
+
+
+def staircase(state: State) -> list[dict[str, Any]]:
+    """Steps of trunk in order: {experiment, commit, time, value, sigma, n}. `value` is the mean of the step's own
+    bank; while that has no run (n 0) it is the step before plus the verdict's effect, or None for the first."""
+    steps: list[dict[str, Any]] = []
+    split = deciding_split(state)
+    for trunk in state.trunks:
+        bank = state.bank(trunk.commit)
+        value: float | None = _finite(bank.mean(split))
+        experiment = state.experiments.get(trunk.experiment)
+        attempt = next((one for one in experiment.attempts if one.commit == trunk.commit), None) if experiment else None
+        if value is None and steps and steps[-1]["value"] is not None and attempt and attempt.verdict:
+            effect = attempt.verdict.get("effect")
+            value = steps[-1]["value"] + effect if isinstance(effect, int | float) else None
+        steps.append(
+            {
+                "experiment": trunk.experiment,
+                "commit": trunk.commit,
+                "time": trunk.time,
+                "value": value,
+                "sigma": _finite(bank.sigma(split)),
+                "n": len(bank.values(split)),
+            }
+        )
+    return steps
+
+
+def standing(state: State) -> dict[str, Any]:
+    """Baseline, present bank, and confirmed best: {split, baseline, bank, best, staircase}.
+
+    `baseline` and `bank` are {commit, mean, sigma, n}; `best` (None before the first promotion) is the last step of
+    trunk as {experiment, agent, what, value, gain, sigmas, percent, measured}: gain is value minus baseline in the
+    metric's unit, sigmas and percent are its size by the baseline's sigma and mean, measured tells whether its own
+    bank has a run.
+    """
+    steps = staircase(state)
+    first = steps[0] if steps else None
+    best = None
+    if first and len(steps) > 1:
+        last, experiment = steps[-1], state.experiments.get(steps[-1]["experiment"])
+        gain = last["value"] - first["value"] if last["value"] is not None and first["value"] is not None else None
+        best = {
+            "experiment": last["experiment"],
+            "agent": experiment.agent if experiment else "",
+            "what": subject_of(experiment) if experiment else "",
+            "value": last["value"],
+            "gain": gain,
+            "sigmas": abs(gain) / first["sigma"] if gain is not None and first["sigma"] else None,
+            "percent": 100 * gain / abs(first["value"]) if gain is not None and first["value"] else None,
+            "measured": last["n"] > 0,
+        }
+    banks = [
+        {"commit": step["commit"], "mean": step["value"] if step["n"] else None, "sigma": step["sigma"], "n": step["n"]}
+        for step in (steps[0], steps[-1])
+    ] if steps else [None, None]  # fmt: skip
+    return {"split": deciding_split(state), "baseline": banks[0], "bank": banks[1], "best": best, "staircase": steps}
+
+
+def progress(home: Home, run: Run, now: float) -> dict[str, Any]:
+    """How far a running run is: {fraction (0 to 1 or None), phase (starting, training, scoring), seconds}."""
+    counts = read_json(home.runs / run.id / "counts.json") or {}
+    done, amount = counts.get(str(run.budget.get("kind"))), run.budget.get("amount")
+    fraction = None
+    if isinstance(done, int | float) and isinstance(amount, int | float) and amount > 0:
+        fraction = max(0.0, min(1.0, done / amount))
+    phase = "starting" if fraction is None else "scoring" if counts.get("done") or fraction >= 1 else "training"
+    return {"fraction": fraction, "phase": phase, "seconds": max(0.0, now - run.started) if run.started else 0.0}
+
+
+def slots(home: Home, state: State, now: float) -> list[dict[str, Any]]:
+    """Every slot and the run on it: {slot, run, experiment, agent, purpose, seed, fraction, phase, seconds}, run None
+    when idle."""
+    running = {run.slot: run for run in state.runs.values() if run.status == "running"}
+    count = state.session.get("slots")
+    known = set(range(count if isinstance(count, int) else 0))
+    known |= {run.slot for run in state.runs.values() if run.slot is not None}
+    rows: list[dict[str, Any]] = []
+    for index in sorted(known):
+        run = running.get(index)
+        row: dict[str, Any] = {"slot": index, "run": run.id if run else None}
+        if run:
+            row |= {"experiment": run.experiment, "agent": run.agent, "purpose": run.purpose, "seed": run.seed}
+            row |= progress(home, run, now)
+        rows.append(row)
+    return rows
+
+
+def agents(home: Home, grid: Grid | None, state: State, now: float) -> list[dict[str, Any]]:
+    """Every agent that has a pane or a folder: AgentStatus as a dictionary, with `role` ("" without a pane) and
+    `pane`."""
+    panes = grid.observe() if grid else None
+    seated = [name for name in panes or {} if name != BOARD]
+    try:
+        folders = sorted(path.name for path in home.agents.iterdir() if path.is_dir())
+    except OSError:
+        folders = []
+    found = []
+    for name in dict.fromkeys([*seated, *folders]):
+        pane = (panes or {}).get(name)
+        status = derive(name, pane, panes is not None, read_events(home, name, 20), state, now)
+        found.append({**asdict(status), "role": pane.role if pane else "", "pane": pane.pane_id if pane else None})
+    return found
+
+
+def controller(home: Home, now: float) -> dict[str, Any]:
+    """{alive, pid, heartbeat_age (seconds)} of the controller that serves this home."""
+    found = read_json(home.controller) or {}
+    try:
+        identity = Identity(int(found["pid"]), float(found["started"]))
+        beat = float(found["heartbeat"])
+    except (KeyError, TypeError, ValueError):
+        return {"alive": False, "pid": None, "heartbeat_age": None}
+    return {"alive": identity.alive(), "pid": identity.pid, "heartbeat_age": max(0.0, now - beat)}
+
+
+def task_of(home: Home) -> dict[str, Any]:
+    """{name, title, metric {name, unit, direction}, scale, scale_title} from the pinned task; empty texts where it is
+    missing."""
+    task = read_json(home.task) or {}
+    metric, scale = task.get("metric"), task.get("scale")
+    metric = metric if isinstance(metric, dict) else {}
+    scale = scale if isinstance(scale, dict) else {}
+    plain = {key: clean(metric.get(key, ""), 40) for key in ("name", "unit", "direction")}
+    titles = {"scale": clean(scale.get("name", ""), 40), "scale_title": clean(scale.get("title", ""), 80)}
+    names = {"name": clean(task.get("name", ""), 40), "title": clean(task.get("title", ""), 80)}
+    return {**names, "metric": plain, **titles}
+
+
+def picture(home: Home, grid: Grid | None, state: State, now: float) -> dict[str, Any]:
+    """The whole of `snapshot` from a state that is folded already."""
+    session = state.session
+    keys = ("name", "task", "scale", "design", "program", "org_hash", "device")
+    count = Counter(one.status for one in state.experiments.values())
+    began = state.trunks[0].time if state.trunks else None
+    return {
+        "session": {**{key: session.get(key, "") for key in keys}, "home": str(home.root), "began": began,
+                    "seconds": max(0.0, now - began) if began else None},
+        "task": task_of(home),
+        "controller": controller(home, now),
+        "trunk": state.trunk,
+        **standing(state),
+        "slots": slots(home, state, now),
+        "queued": sum(run.status == "queued" for run in state.runs.values()),
+        "agents": agents(home, grid, state, now),
+        "experiments": dict(count.most_common()),
+        "runs": dict(Counter(run.status for run in state.runs.values()).most_common()),
+        "alarms": [clean(text, 300) for text in state.alarms[-5:]],
+    }  # fmt: skip
+
+
+def snapshot(home: Home, grid: Grid | None) -> dict[str, Any]:
+    """What is going on, JSON-able. Without a grid (no tmux) agents are unknown. Raises UserError when there is no
+    ledger."""
+    ledger = Ledger(home.ledger)
+    try:
+        view = View(ledger)
+        view.refresh()
+        return picture(home, grid, view.state, time.time())
+    finally:
+        ledger.close()
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+# printing
+
+
+def span(seconds: float | None) -> str:
+    """A time in two units at most: 45 s, 12 min, 3 h 20 min."""
+    if seconds is None:
+        return ""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def bank_text(bank: dict[str, Any] | None) -> str:
+    """2.4498 ± 0.0020 (n 4)"""
+    if not bank or bank["mean"] is None:
+        return "not measured yet"
+    spread = f" ± {figure(bank['sigma'])}" if bank["sigma"] is not None else ""
+    return f"{figure(bank['mean'])}{spread} (n {bank['n']})"
+
+
+def best_text(best: dict[str, Any] | None) -> str:
+    """2.4311  -0.76 %, 9.4 sigma  E0004 r1 MATRIX_LR=0.03"""
+    if not best:
+        return "nothing confirmed yet"
+    parts = [figure(best["value"])]
+    if best["percent"] is not None:
+        parts.append(f"{best['percent']:+.2f} %" + (f", {best['sigmas']:.1f} sigma" if best["sigmas"] else ""))
+    if not best["measured"]:
+        parts.append("(its own bank is being measured)")
+    return "  ".join([*parts, f"{best['experiment']} {best['agent']}", best["what"]])
+
+
+def render(found: dict[str, Any], console: Console | None = None) -> None:
+    """Print a snapshot for people."""
+    console = console or Console(highlight=False)
+    session, task = found["session"], found["task"]
+    alive = found["controller"]["alive"]
+    head = Text.assemble((clean(session["name"]), "bold"), f"  {task['title']}  scale {task['scale']}  ")
+    if alive:
+        head.append(f"up for {span(session['seconds'])}", "green")
+    else:
+        head.append("not running: `orgctl up` goes on", "red")
+    console.print(head)
+    metric = f"{task['metric']['name']} ({task['metric']['unit']}) on {found['split']}"
+    console.print(Text(f"trunk {found['trunk'][:7]}  {metric}"))
+    console.print(Text(f"bank  {bank_text(found['bank'])}"))
+    console.print(Text(f"best  {best_text(found['best'])}"))
+    counts = ", ".join(f"{count} {clean(name)}" for name, count in found["experiments"].items())
+    console.print(Text(f"experiments  {counts or 'none yet'}; {found['queued']} runs queued"))
+    for row in found["slots"]:
+        console.print(Text(f"slot {row['slot']}  {slot_text(row)}"))
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("agent", "role", "state", "experiment", "what it says"):
+        table.add_column(column, no_wrap=column != "what it says")
+    for row in found["agents"]:
+        state = Text(row["state"].replace("_", " "), STYLES.get(row["state"], ""))
+        table.add_row(row["agent"], row["role"], state, row["experiment"] or "", Text(row["text"]))
+    console.print(table)
+    for text in found["alarms"]:
+        console.print(Text(f"alarm  {text}", "bold red"))
+
+
+def slot_text(row: dict[str, Any]) -> str:
+    """What runs on a slot, in words."""
+    if row["run"] is None:
+        return "idle"
+    far = "" if row["fraction"] is None else f" {row['fraction']:.0%}"
+    who = f"{row['experiment']} {row['agent']} " if row["experiment"] else ""
+    return f"{row['run']} {who}{row['purpose']} seed {row['seed']}: {row['phase']}{far}, {span(row['seconds'])}"
