@@ -313,16 +313,15 @@ def _given_name(role_name: str, taken: dict[str, int]) -> str:
     return stem if number == 1 else f"{stem}{number}"
 
 
-def check_name(name: str) -> None:
-    """Raises UserError unless `name` can name a session."""
+def check_name(name: str) -> str:
+    """The name, if a session or an agent can bear it. Raises ValueError saying what is wrong with it."""
     if not NAME.fullmatch(name):
-        raise UserError(f"bad name {name!r}: 1 to 24 small letters, digits and dashes, a letter first")
+        raise ValueError(f"bad name {name!r}: 1 to 24 small letters, digits and dashes, a letter first")
+    return name
 
 
 def _agent_name(name: str) -> str:
-    if not NAME.fullmatch(name):
-        raise ValueError(f"bad name {name!r}: 1 to 24 small letters, digits and dashes, a letter first")
-    if name in RESERVED:
+    if check_name(name) in RESERVED:
         raise ValueError(f"{name!r} is a reserved name: choose another")
     return name
 

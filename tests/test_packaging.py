@@ -37,7 +37,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`bin` of an environment in which orgctl is installed from the wheel; its dependencies come from this environment.
 
-    They are added as a plain path: .pth files in there are not followed, so an editable install of this checkout stays out.
+    They are added as a plain path: .pth files in there are not followed, so an editable install stays out.
     """
     folder = tmp_path_factory.mktemp("installed") / "venv"
     told([sys.executable, "-m", "venv", "--without-pip", folder], folder.parent)
