@@ -54,7 +54,7 @@ class Host:
     def __init__(self, checkout: Path, checkpoint: Path, context: int, vocab: int, seconds: float = HOST_SECONDS) -> None:
         self.context, self.vocab, self.seconds = context, vocab, seconds
         self.deadline = time.monotonic() + seconds
-        self.log = tempfile.TemporaryFile()  # noqa: SIM115: lives as long as the process
+        self.log = tempfile.TemporaryFile()  # noqa: SIM115
         self._sock, theirs = socket.socketpair()
         command = [sys.executable, "-P", "-m", "nanochat.evaluate", "host", "--checkpoint", str(checkpoint.resolve())]
         command += ["--context", str(context), "--fd", str(theirs.fileno())]
@@ -89,7 +89,10 @@ class Host:
         if served != len(rows) or vocab != self.vocab:
             raise InvalidModel(f"the model returned {served} rows of {vocab} logits a position where {len(rows)} of {self.vocab} were due")
         raw = self._read(len(rows) * self.context * self.vocab * 4)
-        return np.frombuffer(raw, dtype=np.float32).reshape(len(rows), self.context, self.vocab)
+        logits = np.frombuffer(raw, dtype=np.float32).reshape(len(rows), self.context, self.vocab)
+        if not np.isfinite(logits).all():
+            raise InvalidModel("the model returned logits that are not finite")
+        return logits
 
     def _left(self) -> float:
         left = self.deadline - time.monotonic()
@@ -130,55 +133,47 @@ class Host:
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """Over the last dimension, in float32. Raises InvalidModel when a logit is no finite number."""
-    if not np.isfinite(logits).all():
-        raise InvalidModel("the model returned logits that are not finite")
+    """Over the last dimension, in float32."""
     shifted = logits - logits.max(axis=-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
 def score_rows(host: Host, rows: np.ndarray, token_bytes: np.ndarray, random: np.random.Generator) -> float:
-    """Bits per byte over rows (n, context + 1): each row's last `context` tokens are the targets; BOS is not scored.
+    """Bits per byte over rows (n, context + 1): the last `context` tokens of a row are its targets; BOS is not scored.
 
-    Raises InvalidModel, also when logits depend on text that comes later.
+    Raises InvalidModel, also when predictions depend on text that comes later.
     """
     tokens = rows.astype(np.int64)
     batches = [np.arange(start, min(start + BATCH_ROWS, len(rows))) for start in range(0, len(rows), BATCH_ROWS)]
     probed = random.permutation(len(rows))[: PROBE_BATCHES * BATCH_ROWS]
-    probes = [(part, *probe_inputs(tokens, part, random)) for part in np.array_split(probed, PROBE_BATCHES) if len(part)]
-    moments = {int(moment): probe for moment, probe in zip(random.choice(len(batches) + 1, len(probes), replace=False), probes, strict=True)} if len(batches) >= len(probes) else dict(enumerate(probes))
-    kept: dict[int, np.ndarray] = {}
-    wanted = set(probed.tolist())
-    altered: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    probes = [(part, *probe_inputs(tokens, part, random)) for part in np.array_split(probed, PROBE_BATCHES)]
+    asked = [(part, tokens[part, :-1], None) for part in batches]
+    for probe in probes:  # at random moments among the scored batches, so that the host cannot tell which is which
+        asked.insert(int(random.integers(len(asked) + 1)), probe)
+    before: dict[int, np.ndarray] = {}
+    after: list[tuple[int, int, np.ndarray]] = []
     nats = 0.0
-    for moment in range(len(batches) + 1):
-        if moment in moments:
-            part, inputs, cuts = moments[moment]
-            altered.append((part, cuts, log_softmax(host.logits(inputs))))
-        if moment == len(batches):
-            break
-        batch = batches[moment]
-        logs = log_softmax(host.logits(tokens[batch, :-1]))
-        targets = tokens[batch, 1:]
-        chosen = np.take_along_axis(logs, targets[..., None], axis=-1)[..., 0]
-        nats -= float(chosen[token_bytes[targets] > 0].sum(dtype=np.float64))
-        kept |= {int(row): logs[i] for i, row in enumerate(batch) if int(row) in wanted}
-    for part, cuts, logs in altered:
-        for row, cut, after in zip(part, cuts, logs, strict=True):
-            moved = float(np.abs(after[:cut] - kept[int(row)][:cut]).max())
-            if moved > TOLERANCE:
-                raise InvalidModel(f"the model looks ahead: text after position {cut} changed the prediction before it by {moved:.2g} nats")
+    for part, inputs, cuts in asked:
+        logs = log_softmax(host.logits(inputs))
+        if cuts is None:
+            targets = tokens[part, 1:]
+            chosen = np.take_along_axis(logs, targets[..., None], axis=-1)[..., 0]
+            nats -= float(chosen[token_bytes[targets] > 0].sum(dtype=np.float64))
+            before |= {int(row): logs[i] for i, row in enumerate(part) if row in probed}
+        else:
+            after += [(int(row), int(cut), logs[i]) for i, (row, cut) in enumerate(zip(part, cuts, strict=True))]
+    for row, cut, logs in after:
+        moved = float(np.abs(logs[:cut] - before[row][:cut]).max())
+        if not moved <= TOLERANCE:
+            raise InvalidModel(f"the model looks ahead: text from position {cut} on moved what it said before by {moved:.2g} nats")
     return nats / math.log(2) / float(token_bytes[tokens[:, 1:]].sum())
 
 
 def probe_inputs(tokens: np.ndarray, part: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs of these rows with everything from a random cut on taken from another row: (inputs (n, context), cuts (n,))."""
-    inputs = tokens[part, :-1].copy()
-    others = tokens[(part + random.integers(1, len(tokens), size=len(part))) % len(tokens), :-1] if len(tokens) > 1 else inputs[:, ::-1]
-    cuts = random.integers(1, inputs.shape[1], size=len(part))
-    for i, cut in enumerate(cuts):
-        inputs[i, cut:] = others[i, cut:]
-    return inputs, cuts
+    """Inputs of these rows with all from a random cut on taken from another row: (inputs (n, context), cuts (n,))."""
+    cuts = random.integers(1, tokens.shape[1] - 1, size=len(part))
+    others = tokens[(part + random.integers(1, len(tokens), size=len(part))) % len(tokens), :-1]
+    return np.where(np.arange(tokens.shape[1] - 1) < cuts[:, None], tokens[part, :-1], others), cuts
 
 
 def score(data: Path, settings: dict[str, Any], checkout: Path, out: Path, splits: list[str]) -> dict[str, Any]:
@@ -230,8 +225,8 @@ def host(checkpoint: Path, context: int, descriptor: int) -> int:
         model.eval()
     except Exception as error:
         return _refuse(sock, f"gpt.build cannot make the model of checkpoint.pt: {_first_line(error)}")
+    hello = {"params": sum(p.numel() for p in model.parameters()), "flops_per_token": flops_per_token(model, context)}
     with torch.inference_mode():
-        hello = {"params": sum(p.numel() for p in model.parameters()), "flops_per_token": flops_per_token(model, context)}
         raw = json.dumps(hello).encode()
         sock.sendall(struct.pack("<I", len(raw)) + raw)
         with sock.makefile("rb") as stream:
@@ -249,19 +244,36 @@ def host(checkpoint: Path, context: int, descriptor: int) -> int:
 def flops_per_token(model: Any, context: int) -> float | None:
     """Training FLOPs a token: three times those of a forward pass (backward costs two), the optimiser's not yet included.
 
-    Counted by PyTorch's counter with attention on its plain path, since it has no formula for fused attention on the CPU;
+    Counted with PyTorch's formulas and attention on its plain path, since there is none for fused attention on the CPU;
     attention therefore counts the whole square, not the causal half. None when the model cannot be counted.
     """
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
-    from torch.utils.flop_counter import FlopCounterMode
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils.flop_counter import flop_registry
+
+    class Count(TorchDispatchMode):
+        """FlopCounterMode without its import of torch._dynamo, which takes a second."""
+
+        flops = 0
+
+        @classmethod
+        def _should_skip_dynamo(cls) -> bool:
+            return False
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            out = func(*args, **(kwargs or {}))
+            if func._overloadpacket in flop_registry:
+                self.flops += flop_registry[func._overloadpacket](*args, **(kwargs or {}), out_val=out)
+            return out
 
     try:
-        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        # no_grad and not inference_mode: there linear layers reach the counter whole, and it has no formula for them
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), Count() as count:
             model(torch.zeros(1, context, dtype=torch.int64))
-        return 3.0 * counter.get_total_flops() / context
     except Exception:
         return None
+    return 3.0 * count.flops / context
 
 
 def _refuse(sock: socket.socket, reason: str) -> int:

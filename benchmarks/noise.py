@@ -1,0 +1,196 @@
+"""How noisy is a task's baseline, and how much is there to find? Prints a table of seeds and, with --search, of a TPE search.
+
+A person runs it: `python benchmarks/noise.py --seeds 6 --search 32`. Every number comes from whole runs, started the way the
+laboratory starts them: feeder, trainer and scorer as processes of their own. The search shows one split, the gain is measured on
+another with fresh seeds. `--record FILE` keeps every run as a JSON line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from tasks import spec
+from tasks.knobs import Value, read_knobs, write_knobs
+
+NEVER_KNOBS = ("MLP_RATIO",)  # not FLOPs-neutral: what it gains may be bought
+
+
+def lay(task: spec.Task, files: dict[str, bytes], work: Path) -> None:
+    """The folders of one run: `checkout` with all files, `protected` with the protected ones, `scale.json`."""
+    for path, content in files.items():
+        for folder in ("checkout", "protected") if path in task.protected else ("checkout",):
+            target = work / folder / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
+    (work / "scale.json").write_text(json.dumps(task.scale.args))
+
+
+def command(words: list[str], work: Path, data: Path, **values: object) -> list[str]:
+    """A task's command with its words in braces replaced."""
+    known: dict[str, object] = {
+        "python": sys.executable, "data": data, "scale": work / "scale.json", "out": work / "out",
+        "counts": work / "counts.json", "checkout": work / "checkout", "result": work / "score.json", **values,
+    }  # fmt: skip
+    return [word.format(**known) for word in words]
+
+
+def environment(task: spec.Task, work: Path, path: str) -> dict[str, str]:
+    """Built from nothing, as a run's is. `path` is the folder of `work` that Python may import from."""
+    threads = str(task.scale.threads)
+    return {
+        "PATH": os.environ["PATH"], "LANG": "C.UTF-8", "HOME": str(work), "PYTHONHASHSEED": "0",
+        "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": threads, "PYTHONPATH": str(work / path),
+    }  # fmt: skip
+
+
+def train(task: spec.Task, work: Path, data: Path, seed: int, log: int | None = None) -> int:
+    """Feed and train in `work`; returns the trainer's exit code. The feeder ends by itself when the trainer hangs up."""
+    budget = task.scale.budget.model_dump_json()
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        feeder = subprocess.Popen(
+            command(task.feed, work, data, seed=seed, budget=budget, feed=ours.fileno()),
+            env=environment(task, work, "protected"), pass_fds=[ours.fileno()], stderr=log,
+        )  # fmt: skip
+        trainer = subprocess.Popen(
+            command(task.train, work, data, seed=seed, budget=budget, feed=theirs.fileno()),
+            env=environment(task, work, "checkout"), pass_fds=[theirs.fileno()], cwd=work / "checkout", stdout=log, stderr=log,
+        )  # fmt: skip
+    try:
+        return trainer.wait()
+    finally:
+        trainer.kill()
+        feeder.wait()
+
+
+def score(task: spec.Task, work: Path, data: Path, seed: int, splits: tuple[str, ...], log: int | None = None) -> dict[str, Any]:
+    """The scorer's result file, as a dictionary."""
+    words = command(task.score, work, data, seed=seed, splits=",".join(splits))
+    subprocess.run(words, env=environment(task, work, "protected"), check=True, stdout=log)
+    result: dict[str, Any] = json.loads((work / "score.json").read_text())
+    return result
+
+
+def measure(task: spec.Task, data: Path, seed: int, values: dict[str, Value], splits: tuple[str, ...]) -> dict[str, Any]:
+    """One whole run of the shipped source with these knobs: {seed, values, status, metric, train_seconds, score_seconds, ...}."""
+    with tempfile.TemporaryDirectory(prefix="noise-") as folder:
+        work = Path(folder)
+        lay(task, spec.workspace_files(task, spec.folder(task.name)), work)
+        write_knobs(work / "checkout", task, values)
+        begun = time.monotonic()
+        code = train(task, work, data, seed, subprocess.DEVNULL)
+        trained = time.monotonic()
+        record: dict[str, Any] = {"seed": seed, "values": values, "train_seconds": trained - begun}
+        if code:
+            return {**record, "status": "crashed", "metric": {}, "score_seconds": 0.0}
+        return {**record, **score(task, work, data, seed, splits, subprocess.DEVNULL), "score_seconds": time.monotonic() - trained}
+
+
+def table(title: str, records: list[dict[str, Any]], splits: tuple[str, ...]) -> None:
+    """Mean and spread over these runs."""
+    good = [record for record in records if record["status"] == "ok"]
+    print(f"\n{title}: {len(good)} of {len(records)} runs ok")
+    for split in splits:
+        values = [record["metric"][split] for record in good]
+        spread = statistics.stdev(values) if len(values) > 1 else float("nan")
+        print(f"  {split:7s} mean {statistics.mean(values):.4f}  sigma {spread:.4f}  from {min(values):.4f} to {max(values):.4f}")
+    for name in ("train_seconds", "score_seconds"):
+        print(f"  {name:14s} median {statistics.median(record[name] for record in good):.1f}")
+
+
+def search(task: spec.Task, data: Path, trials: int, jobs: int, keep: Any) -> dict[str, Value]:
+    """A TPE search over the FLOPs-neutral knobs on split `search`, every trial with a seed of its own. Returns the best values."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=0, multivariate=True, constant_liar=True, n_startup_trials=10))
+    shipped = read_knobs(spec.workspace(spec.folder(task.name)), task)
+    knobs = [knob for knob in task.knobs if knob.name not in NEVER_KNOBS]
+    study.enqueue_trial({knob.name: shipped[knob.name] for knob in knobs})
+
+    def one(number: int) -> None:
+        trial = study.ask()
+        values: dict[str, Value] = {}
+        for knob in knobs:
+            if knob.choices is not None:
+                values[knob.name] = trial.suggest_categorical(knob.name, knob.choices)
+            else:
+                assert knob.low is not None and knob.high is not None
+                values[knob.name] = float(f"{trial.suggest_float(knob.name, knob.low, knob.high, log=knob.log):.4g}")
+        record = keep(measure(task, data, 1000 + number, values, ("search",)))
+        if record["status"] == "ok":
+            study.tell(trial, record["metric"]["search"])
+        else:
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        print(f"  trial {number:3d}  {record['metric'].get('search', record['status'])}  best {best(study):.4f}", flush=True)
+
+    with ThreadPoolExecutor(jobs) as pool:
+        list(pool.map(one, range(trials)))
+    return {name: float(f"{v:.4g}") if isinstance(v, float) else v for name, v in study.best_params.items()}
+
+
+def best(study: Any) -> float:
+    """Best value so far, nan when there is none."""
+    return min((trial.value for trial in study.trials if trial.value is not None), default=float("nan"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--task", default="nanochat")
+    parser.add_argument("--scale", default="cpu")
+    parser.add_argument("--seeds", type=int, default=6, help="runs of the baseline")
+    parser.add_argument("--search", type=int, default=0, help="trials of the search; its best is measured again with fresh seeds")
+    parser.add_argument("--set", action="append", default=[], metavar="KNOB=VALUE", help="measure this instead of the baseline")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser.add_argument("--data", type=Path, help="prepared data to use, or to fill")
+    parser.add_argument("--record", type=Path, help="append every run to this file, a JSON line each")
+    args = parser.parse_args()
+    task = spec.load(args.task, args.scale)
+    values: dict[str, Value] = {}
+    for item in args.set:
+        name, _, text = item.partition("=")
+        values[name] = json.loads(text) if text[:1].isdigit() or text[:1] == "-" else text
+    splits = ("search", "audit")
+
+    def keep(record: dict[str, Any]) -> dict[str, Any]:
+        if args.record:
+            with args.record.open("a") as handle:
+                handle.write(json.dumps(record) + "\n")
+        return record
+
+    with tempfile.TemporaryDirectory(prefix="noise-data-") as folder:
+        data = args.data or Path(folder) / "data"
+        work = Path(folder)
+        lay(task, spec.workspace_files(task, spec.folder(args.task)), work)
+        subprocess.run(command(task.prepare, work, data), env=environment(task, work, "protected"), check=True)
+
+        def seeds(first: int, count: int, chosen: dict[str, Value]) -> list[dict[str, Any]]:
+            with ThreadPoolExecutor(args.jobs) as pool:
+                return list(pool.map(lambda seed: keep(measure(task, data, seed, chosen, splits)), range(first, first + count)))
+
+        records = seeds(0, args.seeds, values)
+        table("settings given" if values else "baseline", records, splits)
+        if args.search:
+            print(f"\nsearch of {args.search} trials", flush=True)
+            found = search(task, data, args.search, args.jobs, keep)
+            print(json.dumps(found))
+            again = seeds(100, args.seeds, found)
+            table("best of the search, fresh seeds", again, splits)
+            sigma = statistics.stdev(record["metric"]["audit"] for record in records)
+            gain = statistics.mean(r["metric"]["audit"] for r in records) - statistics.mean(r["metric"]["audit"] for r in again)
+            print(f"\ngain on audit {gain:.4f} = {gain / sigma:.1f} sigma of the baseline")
+
+
+if __name__ == "__main__":
+    main()
