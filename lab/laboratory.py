@@ -179,13 +179,14 @@ class Laboratory:
         self._write("withdrawn", experiment.id, {"why": str(request.body.get("why", ""))[:4000]}, request.actor)
         for run in experiment.runs:
             if run.status == "running":
-                local.stop(Identity(run.pid, run.process_started), 5)
+                self._stop(run, "withdrawn", 5)
         return {}
 
     # The workflow
 
     def step(self) -> None:
         """Collect results, then carry out steps until the facts call for no more."""
+        local.collect()
         self.reap()
         for _ in range(20):
             steps = decide(self.state, self.task, self.policy)
@@ -368,7 +369,10 @@ class Laboratory:
 
     def _result(self, run: Run, found: dict[str, Any]) -> None:
         status = found.get("status")
-        metric = {str(k): float(v) for k, v in dict(found.get("metric") or {}).items()}
+        try:
+            metric = {str(key): float(value) for key, value in dict(found.get("metric") or {}).items()}
+        except (TypeError, ValueError):
+            status, metric, found = "invalid", {}, {**found, "reason": "its result.json holds no numbers"}
         if status == "ok" and not set(run.splits) <= set(metric):
             status, found = (
                 "invalid",
@@ -391,8 +395,14 @@ class Laboratory:
         for run in running:
             Identity(run.pid, run.process_started).signal_group()
         for run in running:
-            local.stop(Identity(run.pid, run.process_started), seconds)
-        self.reap()
+            self._stop(run, "stopped with the organisation", seconds)
+
+    def _stop(self, run: Run, why: str, seconds: float) -> None:
+        """Stop one run; killed it is, also when its runner was too young to write that itself."""
+        folder = self.home.runs / run.id
+        local.stop(Identity(run.pid, run.process_started), seconds, folder)
+        found = read_json(folder / "result.json")
+        self._result(run, found if found and found.get("run") == run.id else {"status": "killed", "reason": why})
 
 
 def _stray_runner(folder: Path) -> Identity | None:
