@@ -9,21 +9,18 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from worktrees import snapshots, trees
+from worktrees.founding import IGNORE, finish, found
 from worktrees.plumbing import (
     AGENT,
-    NOBODY,
     Conflict,
     GitError,
     NothingChanged,
     Plumbing,
     ProtectedChanged,
-    ambient,
     check_agent,
     check_path,
     few,
@@ -35,8 +32,6 @@ from worktrees.snapshots import Snapshot
 
 __all__ = ["Conflict", "GitError", "NothingChanged", "ProtectedChanged", "Repo", "Snapshot"]
 
-IGNORE = (".org/", "report/", "__pycache__/")
-"""What `create` puts into .gitignore."""
 UNFINISHED = ("MERGE_HEAD", "MERGE_MSG", "MERGE_MODE", "AUTO_MERGE", "CHERRY_PICK_HEAD", "REVERT_HEAD", "SQUASH_MSG",
               "BISECT_LOG", "rebase-merge", "rebase-apply", "sequencer")  # fmt: skip
 """What git keeps of a merge or rebase under way; a reset ends it."""
@@ -47,20 +42,18 @@ class Repo:
 
     def __init__(self, root: Path, program: str = "main") -> None:
         """Open the repository whose working tree is `root`. Raises GitError when there is none, or it is bare."""
-        if not AGENT.fullmatch(program) or program in ("trunk", "lost", "exp"):
-            raise GitError(f"'{shown(program)}' cannot name a program: use 1 to 31 of a-z, 0-9 and -")
-        self.program = program
+        self.program = _check_program(program)
         self.root = root.resolve()
         self.git = _open(self.root)
 
     @property
     def trunk_branch(self) -> str:
         """Name of the trunk's branch: `org/trunk`, or `org/<program>/trunk`."""
-        return "org/trunk" if self.program == "main" else f"org/{self.program}/trunk"
+        return self.trunk_ref.removeprefix("refs/heads/")
 
     @property
     def trunk_ref(self) -> str:
-        return f"refs/heads/{self.trunk_branch}"
+        return _trunk_ref(self.program)
 
     def branch(self, agent: str) -> str:
         """Name of an agent's branch. Raises GitError for a name that cannot be one."""
@@ -80,59 +73,20 @@ class Repo:
         HEAD ends on the trunk's branch. Files that lie there already must have the same content. Raises GitError;
         nothing of ours is left behind then.
         """
-        content = {check_path(path): data for path, data in files.items()}
-        lines = content.get(".gitignore", b"").decode("utf-8", "replace").splitlines()
-        lines += [line for line in IGNORE if line not in lines]
-        content[".gitignore"] = "".join(f"{line}\n" for line in lines).encode()
-        fresh = not root.exists()
-        try:
-            root.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise GitError(f"cannot create {root}: {error.strerror}") from error
-        root = root.resolve()
-        written: list[str] = []
-        made = False
-        try:
-            made = _begin(root)
-            repo = cls(root, program)
-            head = _first_commit_possible(repo)
-            for path, data in content.items():
-                there = trees.read_file(root, path)
-                if there is not None and there != data:
-                    raise GitError(f"{root} holds a different {shown(path)} already: start in an empty directory")
-                if there is None:
-                    trees.write_file(root, path, data, trees.FILE)
-                    written.append(path)
-            blobs = {path: trees.Entry(trees.FILE, repo.git.write_blob(data)) for path, data in content.items()}
-            try:
-                snapshots.update_index(repo.git, None, blobs, [])
-                commit = repo.git.commit_tree(repo.git.run("write-tree").text, [], message, NOBODY)
-                repo.git.run("symbolic-ref", "HEAD", repo.trunk_ref)
-                repo.git.run("update-ref", repo.trunk_ref, commit, "0" * len(commit))
-            except BaseException:
-                repo.git.run("read-tree", "--empty", allowed=range(256))
-                repo.git.run("symbolic-ref", "HEAD", head, allowed=range(256))
-                raise
-            return repo
-        except BaseException:
-            for path in written:
-                trees.remove_file(root, path)
-            if made:
-                shutil.rmtree(root / ".git", ignore_errors=True)
-            if fresh:
-                with suppress(OSError):
-                    root.rmdir()
-            raise
+        _check_program(program)
+        found(Path(os.path.abspath(root)), files, message, _trunk_ref(program))
+        return cls(root, program)
 
     def has_commits(self) -> bool:
         """Is there anything in the repository yet?"""
         return self.git.ref("HEAD") is not None
 
     def adopt(self, needed: Sequence[str]) -> None:
-        """Use a repository with commits: trunk starts where its branch is, else at HEAD. Doing it twice is doing it once.
+        """Use a repository with commits: trunk starts where its branch is, else at HEAD. Twice is once.
 
         Raises GitError when tracked files are changed, or HEAD lacks one of the `needed` paths.
         """
+        finish(self.git)
         if changed := self.dirty():
             raise GitError(f"{self.root} has uncommitted changes ({few(changed)}): commit or stash them first")
         commit = self.git.ref(self.trunk_ref) or self.git.commit_id("HEAD")
@@ -144,10 +98,19 @@ class Repo:
         if self.git.ref(self.trunk_ref) is None:
             self.git.run("update-ref", self.trunk_ref, commit, "0" * len(commit))
             self.git.run("symbolic-ref", "HEAD", self.trunk_ref)
+        exclude = self._common() / "info" / "exclude"
+        held = exclude.read_text("utf-8", "surrogateescape").splitlines() if exclude.is_file() else []
+        if lines := [line for line in IGNORE[:2] if line not in held]:  # a .gitignore of theirs may not know us
+            exclude.parent.mkdir(exist_ok=True)
+            exclude.write_text("".join(f"{line}\n" for line in [*held, *lines]), "utf-8", "surrogateescape")
 
     def fork_point(self, branch: str, trunk: str) -> str:
-        """The newest commit of `trunk`'s history that `branch` contains: what its work is based on."""
-        return self.git.run("merge-base", branch, trunk).text
+        """The newest commit of `trunk`'s history that `branch` contains: what its work is based on. Raises GitError."""
+        tip, wanted = self.git.commit_id(f"refs/heads/{branch}"), self.git.commit_id(trunk)
+        answer = self.git.run("merge-base", tip, wanted, allowed=(0, 1))
+        if answer.status:
+            raise GitError(f"{branch} shares no history with trunk: run `git reset --hard {self.trunk_branch}` on it")
+        return answer.text.split()[0]
 
     # ------------------------------------------------------------------ worktrees
 
@@ -230,7 +193,7 @@ class Repo:
         commit = self.git.commit_tree(tree, [tip], message, agent)
         self.git.run("update-ref", "-m", "orgctl commit", ref, commit, tip)
         changed = {name: entry for name, entry in after.items() if before.get(name) != entry}
-        snapshots.update_index(there, None, changed, [name for name in before if name not in after])
+        snapshots.update_index(there, None, changed, {name: before[name] for name in before if name not in after})
         return commit
 
     # ------------------------------------------------------------------ snapshots
@@ -391,6 +354,16 @@ class Repo:
         return any(ref != besides for ref in refs)
 
 
+def _check_program(program: str) -> str:
+    if not AGENT.fullmatch(program) or program == "trunk":
+        raise GitError(f"'{shown(program)}' cannot name a program: use 1 to 31 of a-z, 0-9 and -, and not `trunk`")
+    return program
+
+
+def _trunk_ref(program: str) -> str:
+    return "refs/heads/org/trunk" if program == "main" else f"refs/heads/org/{program}/trunk"
+
+
 def _equal(a: trees.Entry | None, b: trees.Entry | None) -> bool:
     """Same content and kind? (An index does not know sizes.)"""
     return (a and (a.mode, a.blob)) == (b and (b.mode, b.blob))
@@ -409,30 +382,3 @@ def _open(root: Path) -> Plumbing:
     if git.run("rev-parse", "--is-bare-repository", bare=True).text == "true":
         raise GitError(f"{root} is a bare repository, without files to work on: clone it and use the clone")
     return git
-
-
-def _begin(root: Path) -> bool:
-    """`git init` unless there is a repository; made beside and renamed, so that a killed call leaves none half-made."""
-    if os.path.lexists(root / ".git"):
-        return False
-    try:
-        stage = Path(tempfile.mkdtemp(prefix=".git-new-", dir=root))
-    except OSError as error:
-        raise GitError(f"cannot write in {root}: {error.strerror}") from error
-    try:
-        answer = ambient(["init", "-q", "--template=", "."], stage)
-        if answer.status:
-            raise GitError(f"git init failed in {root}: {one_line(answer.err)}")
-        (stage / ".git").rename(root / ".git")
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
-    return True
-
-
-def _first_commit_possible(repo: Repo) -> str:
-    """Where HEAD points now. Raises GitError when the repository has commits or staged files already."""
-    if repo.git.run("for-each-ref", "--count=1", "--format=%(refname)").text or repo.git.ref("HEAD"):
-        raise GitError(f"{repo.root} holds a repository with commits already: start in an empty directory")
-    if trees.index_files(repo.git):
-        raise GitError(f"{repo.root} has staged files but no commit: unstage them, or start in an empty directory")
-    return repo.git.run("symbolic-ref", "HEAD").text

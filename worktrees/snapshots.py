@@ -120,7 +120,7 @@ def merge(git: Plumbing, base: str, ours: str, theirs: str) -> str:
                 merged[path] = entry
         if conflicts:
             raise Conflict(sorted(conflicts))
-        update_index(git, index, merged, [])
+        update_index(git, index, merged)
         return git.run("write-tree", index=index).text
 
 
@@ -146,14 +146,16 @@ def write_tree(git: Plumbing, base: str, before: Mapping[str, Entry], after: Map
     with git.temporary_index() as index:
         git.run("read-tree", base, index=index)
         changed = {path: entry for path, entry in after.items() if before.get(path) != entry}
-        update_index(git, index, changed, [path for path in before if path not in after])
+        update_index(git, index, changed, {path: entry for path, entry in before.items() if path not in after})
         return git.run("write-tree", index=index).text
 
 
-def update_index(git: Plumbing, index: Path | None, changed: Mapping[str, Entry], removed: Sequence[str]) -> None:
-    """Put entries into an index (None: the working tree's own) and take paths out of it."""
-    zero = "0" * 40
-    lines = [f"0 {zero}\t{path}" for path in [*removed, *changed]]  # first away: a file may take a folder's place
+def update_index(
+    git: Plumbing, index: Path | None, changed: Mapping[str, Entry], removed: Mapping[str, Entry] | None = None
+) -> None:
+    """Put entries into an index (None: the working tree's own) and take others out of it."""
+    # First all away: a file may take the place of a folder. Mode 0 removes; the id only has to have the right length.
+    lines = [f"0 {entry.blob}\t{path}" for path, entry in [*(removed or {}).items(), *changed.items()]]
     lines += [f"{entry.mode} {entry.blob}\t{path}" for path, entry in changed.items()]
     if lines:
         raw = "".join(f"{line}\0" for line in lines).encode("utf-8", "surrogateescape")
@@ -211,7 +213,7 @@ def left_out(git: Plumbing, worktree: Path, before: Mapping[str, Entry], known: 
     found = [path for path, entry in before.items() if path not in known and not same(worktree, path, entry)]
     there = Plumbing(worktree, git.git_dir, git.safe)
     with git.temporary_index() as index:
-        update_index(there, index, before, [])
+        update_index(there, index, before)
         answer = there.run(
             "ls-files", "--others", "--exclude-standard", "--directory", "--no-empty-directory", "-z", index=index
         )
