@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -144,6 +145,14 @@ def test_the_hash_changes_with_every_role_skill_and_rule_and_with_nothing_else(t
     Path(path).write_text(MINIMAL + "    count: slots\n")
     seen.update({hashed(1), hashed(2)} - {first})
     assert len(seen) == 5  # `count: slots` on one slot is the roles and rules of the third
+
+
+def test_the_example_in_the_documentation_is_a_design(tmp_path: Path) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "designs.md").read_text()
+    (example,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    assert design.load(written(tmp_path, example), 2).names == ["chief", "r1", "r2"]
+    for name in design.shipped():
+        assert f"| `{name}` |" in page
 
 
 def test_a_missing_skill_is_named(tmp_path: Path) -> None:
