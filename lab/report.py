@@ -1,0 +1,372 @@
+"""The report: progress plot, one line a run as TSV, and a page of Markdown, all folded from the ledger's facts.
+
+Called by `orgctl report` and at the end of a session. The choice that matters most: every figure comes from the ledger,
+and what agents wrote (hypotheses, reasons, logs) is treated as data: escaped, cut, and never able to draw a table.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from lab import plot, verdict
+from lab.errors import UserError
+from lab.files import write_atomic
+from lab.home import Home
+from lab.plot import Level, plain
+from lab.records import PURPOSES, VERDICTS, Experiment, Run, State
+from lab.results import HASHES, results
+from tasks.spec import Task
+
+TAIL_LINES = 8
+"""Lines of a failed run's log that are shown."""
+FAILURES = 12
+"""Failed runs that are shown with their logs; the rest are counted."""
+
+
+def write_report(home: Home, state: State, task: Task, out: Path | None = None) -> list[Path]:
+    """Write progress.png, results.tsv and report.md into `out` (default: the home's report/) and return their paths.
+
+    Raises UserError when they cannot be written.
+    """
+    folder = out or home.report
+    split = deciding_split(state)
+    steps = levels(state, split)
+    files: dict[str, str | bytes] = {
+        "progress.png": plot.progress(state, task, split, steps),
+        "results.tsv": results(state, task),
+        "report.md": page(state, task),
+    }
+    try:
+        for name, content in files.items():
+            write_atomic(folder / name, content)
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise UserError(f"cannot write the report to {folder}: {why}: free space or write it elsewhere") from error
+    return [folder / name for name in files]
+
+
+# What the facts say
+
+
+def deciding_split(state: State) -> str:
+    """The split that verdicts are made on: audit once a baseline was scored on it, else search."""
+    scored = any("audit" in run.metric for run in state.runs.values() if run.purpose == "bank")
+    return "audit" if scored or not any(run.metric for run in state.runs.values()) else "search"
+
+
+def levels(state: State, split: str) -> list[Level]:
+    """Steps of trunk in order, each as its own bank measured it; steps without a finished bank run are left out."""
+    found = []
+    for step in state.trunks:
+        bank = state.bank(step.commit)
+        values = bank.values(split)
+        if values:
+            mean, low, high = (
+                verdict.mean_interval(values) if len(values) > 1 else (bank.mean(split), math.nan, math.nan)
+            )
+            found.append(
+                Level(step.commit, step.experiment, step.time, len(values), mean, low, high, bank.sigma(split))
+            )
+    return found
+
+
+def idle_share(state: State, slots: int, since: float, until: float) -> float:
+    """Share of the slot time between two moments (epoch seconds) in which no run occupied the slot; 0 to 1.
+
+    A run that has not ended counts as busy up to `until`. Raises ValueError without slots or time.
+    """
+    if slots < 1 or not until > since:
+        raise ValueError("an idle share needs at least one slot and a span of time")
+    busy = 0.0
+    by_slot: dict[int | None, list[tuple[float, float]]] = {}
+    for run in state.runs.values():
+        if run.started is not None:
+            end = run.ended if run.ended is not None else until
+            begin, end = max(run.started, since), min(end, until)
+            if end > begin:
+                by_slot.setdefault(run.slot, []).append((begin, end))
+    for intervals in by_slot.values():
+        reached = since
+        for begin, end in sorted(intervals):  # runs of one slot do not overlap, but a clock may be set back
+            busy += max(0.0, end - max(begin, reached))
+            reached = max(reached, end)
+    return min(1.0, max(0.0, 1 - busy / (slots * (until - since))))
+
+
+def span(state: State) -> tuple[float, float] | None:
+    """(first, last) moment that the session's facts speak of, epoch seconds; None without any."""
+    moments = [step.time for step in state.trunks]
+    for run in state.runs.values():
+        moments += [moment for moment in (run.queued, run.started, run.ended) if moment is not None]
+    if isinstance(state.session.get("stopped"), int | float):
+        moments.append(float(state.session["stopped"]))
+    return (min(moments), max(moments)) if moments else None
+
+
+def outcome(experiment: Experiment) -> str:
+    """How an experiment stands, in a word or two."""
+    nomination = experiment.attempt.nomination if experiment.attempt else None
+    if experiment.status == "nominated" and nomination and not nomination.get("nominated", True):
+        return "not nominated"
+    return experiment.status
+
+
+# The page
+
+
+def page(state: State, task: Task) -> str:
+    """report.md as text."""
+    split = deciding_split(state)
+    steps = levels(state, split)
+    parts = [f"# {md(task.title)}", "", *_summary(state, task, split, steps), "", "![Progress](progress.png)", ""]
+    if not state.runs:
+        parts += ["No run was ever queued: there is nothing to report yet.", ""]
+    parts += ["## What was run", "", *_setting(state, task), ""]
+    if state.runs:
+        parts += ["## Baseline and confirmed best", "", *_best(state, task, split, steps), ""]
+    if state.alarms:
+        parts += ["## Alarms", "", *(f"- {md(text)}" for text in state.alarms), ""]
+    if state.experiments:
+        parts += ["## Promoted, in order", "", *_promoted(state, task, split, steps), ""]
+        parts += ["## Every other idea", "", *_rejected(state, task, steps), ""]
+    if state.runs:
+        parts += ["## Failed runs", "", *_failures(state), ""]
+        parts += ["## Cost", "", *_cost(state), ""]
+    parts += ["Every run with all its columns is in [results.tsv](results.tsv)."]
+    return "\n".join(parts) + "\n"
+
+
+def md(text: object, limit: int = 300) -> str:
+    """Somebody's text as one harmless line of Markdown: no cells, links, images or HTML of its own making."""
+    return re.sub(r"([\\`*_\[\]<>|~#&!$@])", r"\\\1", plain(text, limit))
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """A Markdown table; cells are escaped already."""
+    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
+
+
+def _number(value: Any, digits: int, sign: bool = False) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return "–"
+    return f"{value:{'+' if sign else ''}.{digits}f}"
+
+
+def _digits(steps: Sequence[Level]) -> int:
+    """Decimals of an effect: the baseline's noise to two digits. Means get one more."""
+    sigma = steps[0].sigma if steps else math.nan
+    return max(0, min(12, 1 - math.floor(math.log10(sigma)))) if math.isfinite(sigma) and sigma > 0 else 4
+
+
+def _range(low: Any, high: Any, digits: int, sign: bool = False) -> str:
+    return f"{_number(low, digits, sign)} to {_number(high, digits, sign)}"
+
+
+def _summary(state: State, task: Task, split: str, steps: Sequence[Level]) -> list[str]:
+    promoted = len(state.promotions())
+    over = sum(run.over for run in state.runs.values())
+    said = [f"{over} runs finished, {len(state.experiments)} ideas proposed, {promoted} promoted."]
+    if not steps:
+        said.append("There is no finished baseline, so nothing can be compared.")
+    elif promoted == 0:
+        said.append("Nothing was promoted: the baseline stands.")
+    elif len(steps) < 2 or steps[-1].commit != state.trunk:
+        said.append("The newest trunk has no finished bank yet, so its gain is not confirmed by fresh runs.")
+        if len(steps) > 1:
+            said.append(f"Up to {md(steps[-1].commit[:8])}: {_gain(state, task, split, steps)}")
+    else:
+        said.append(_gain(state, task, split, steps))
+    return [" ".join(said)]
+
+
+def _gain(state: State, task: Task, split: str, steps: Sequence[Level]) -> str:
+    """The effect of everything promoted: last bank against first bank, Welch interval."""
+    digits, unit = _digits(steps), md(task.metric.unit)
+    first, last = state.bank(steps[0].commit).values(split), state.bank(steps[-1].commit).values(split)
+    if len(first) < 2 or len(last) < 2:
+        return f"Difference {_number(steps[-1].mean - steps[0].mean, digits, True)} {unit}; no interval below two runs."
+    test = verdict.welch(last, first, minimize=task.metric.direction == "minimize")
+    sigmas = f", {abs(test.effect) / steps[0].sigma:.1f} sigma of the baseline" if steps[0].sigma else ""
+    better = "better" if task.better(steps[-1].mean, steps[0].mean) else "not better"
+    return (
+        f"Confirmed best against the first baseline: **{_number(test.effect, digits, True)} {unit}** ({better};"
+        f" 95 % interval {_range(test.low, test.high, digits, True)}, n = {len(last)} against {len(first)}{sigmas})."
+    )
+
+
+def _setting(state: State, task: Task) -> list[str]:
+    session, runs = state.session, [run for run in state.runs.values() if run.over]
+
+    def seen(values: Iterable[Any], fallback: Any = None) -> str:
+        """What was recorded; more than one value is a warning, since such runs cannot be compared."""
+        found = list(dict.fromkeys(str(value) for value in values if value)) or ([str(fallback)] if fallback else [])
+        text = ", ".join(md(value, 80) for value in found[:4]) or "not recorded"
+        return f"**mixed:** {text}" if len(found) > 1 else text
+
+    given = session.get("hashes") if isinstance(session.get("hashes"), dict) else {}
+    arrow = "lower" if task.metric.direction == "minimize" else "higher"
+    device = seen((run.account.get("device") for run in runs), session.get("device"))
+    budget = task.scale.budget
+    rows = [
+        ("task", f"{md(task.name)}, scale {md(task.scale.name)} ({md(task.scale.title)})"),
+        ("metric", f"{md(task.metric.name)} in {md(task.metric.unit)}, {arrow} is better"),
+        ("budget of a run", f"{budget.amount:,} {budget.kind}; threads: {task.scale.threads}"),
+        ("device", f"{device}; slots: {md(session.get('slots', 'not recorded'))}"),
+        ("org design", f"{md(session.get('design', 'not recorded'), 60)}, hash {md(session.get('org_hash', '–'), 80)}"),
+        *(
+            (name, seen((run.hashes.get(name) for run in runs), (given or {}).get(name, session.get(name))))
+            for name in HASHES
+        ),
+        ("trunk", f"{md(state.trunk[:12]) or 'none'} after {len(state.promotions())} promotions"),
+    ]
+    if state.taken_over:
+        rows.append(("taken over by a person", ", ".join(md(name, 40) for name in sorted(state.taken_over))))
+    return _table(("", ""), [(f"**{name}**", value) for name, value in rows])
+
+
+def _best(state: State, task: Task, split: str, steps: Sequence[Level]) -> list[str]:
+    if not steps:
+        failed = sum(run.purpose == "bank" and run.over and run.status != "ok" for run in state.runs.values())
+        return [f"No baseline run has finished well ({failed} failed)."]
+    digits = _digits(steps)
+    rows = []
+    for name, step in (("first baseline", steps[0]), ("confirmed best", steps[-1]))[: 2 if len(steps) > 1 else 1]:
+        for which in dict.fromkeys((split, "search", "audit", "locked")):
+            for level in levels(state, which):
+                if level.commit == step.commit:
+                    rows.append((
+                        f"{name} ({md(step.commit[:8])})", which, _number(level.mean, digits + 1),
+                        _range(level.low, level.high, digits + 1), _number(level.sigma, digits + 1), str(level.n),
+                    ))
+    lines = _table(("", "split", "mean", "95 % interval (Student t)", "sigma", "n"), rows)
+    if len(steps) > 1:
+        lines += ["", _gain(state, task, split, steps), "", _freshness(state, steps)]
+    return lines
+
+
+def _freshness(state: State, steps: Sequence[Level]) -> str:
+    """Which of the compared runs also took part in a decision."""
+    newest = [run for run in state.bank(steps[-1].commit).runs if run.status == "ok"]
+    if all(run.queued >= steps[-1].time for run in newest):
+        return (
+            "The confirmed best is measured by fresh runs: queued after its promotion, on new seeds. The first"
+            " baseline's runs took part in the first verdict, so an unlucky first bank would flatter the difference."
+        )
+    return "Some runs of the newest bank are older than its promotion: the difference may be inflated."
+
+
+def _promoted(state: State, task: Task, split: str, steps: Sequence[Level]) -> list[str]:
+    if not state.promotions():
+        return ["Nothing was promoted."]
+    digits, lines = _digits(steps), []
+    banks = {step.commit: step for step in steps}
+    for number, experiment in enumerate(state.promotions(), start=1):
+        lines.append(f"{number}. **{experiment.id}** by {md(experiment.agent, 40)}: {md(experiment.hypothesis)}")
+        if experiment.params:
+            lines.append(f"   - set {md(plot.what(experiment, 120), 130)}")
+        judged = next((a.verdict for a in reversed(experiment.attempts) if a.verdict), None)
+        lines += [f"   - {md(line, 600)}" for line in _reasoning(judged)]
+        bank = banks.get(experiment.promoted or "")
+        if bank:
+            lines.append(
+                f"   - new bank on {split}: {_number(bank.mean, digits + 1)}"
+                f" (95 % interval {_range(bank.low, bank.high, digits + 1)}, n = {bank.n})"
+            )
+    return [*lines, "", "The effect in a verdict comes from the runs that accepted the idea: expect it to be inflated."]
+
+
+def _reasoning(judged: dict[str, Any] | None) -> list[str]:
+    lines = (judged or {}).get("reasoning") or []
+    return [lines] if isinstance(lines, str) else [str(line) for line in lines]
+
+
+def _rejected(state: State, task: Task, steps: Sequence[Level]) -> list[str]:
+    digits = _digits(steps)
+    order = {name: rank for rank, name in enumerate(VERDICTS)}
+    rest = sorted((e for e in state.experiments.values() if not e.promoted), key=lambda e: order.get(outcome(e), 99))
+    if not rest:
+        return ["Every idea was promoted."]
+    rows = []
+    for experiment in rest:
+        judged = (experiment.attempt.verdict if experiment.attempt else None) or {}
+        interval = _range(judged.get("low"), judged.get("high"), digits, True) if judged.get("low") is not None else "–"
+        p, n = judged.get("p"), judged.get("n")
+        grounds = [*_reasoning(judged), experiment.withdrawn or ""]
+        rows.append((
+            experiment.id, md(experiment.agent, 40), md(plot.what(experiment, 70), 80), md(outcome(experiment)),
+            _number(judged.get("effect"), digits, True), interval, "–" if not n else str(n),
+            f"{p:.2g}" if isinstance(p, float) else "–",
+            md(grounds[0] if judged.get("p") is None else "", 120),
+        ))
+    counts = Counter(outcome(e) for e in rest)
+    said = ", ".join(f"{count} {md(name)}" for name, count in counts.most_common())
+    head = ("", "agent", "what", "outcome", f"effect ({md(task.metric.unit)})", "95 % interval", "n", "p", "why")
+    return [f"{said[:1].upper()}{said[1:]}.", "", *_table(head, rows)]
+
+
+def _failures(state: State) -> list[str]:
+    failed = [run for run in state.runs.values() if run.over and run.status != "ok"]
+    if not failed:
+        return ["None."]
+    counts = Counter(run.status for run in failed)
+    lines = [", ".join(f"{count} {status}" for status, count in counts.most_common()) + ".", ""]
+    for run in failed[-FAILURES:]:
+        lines.append(
+            f"- **{run.id}** ({run.status}; {run.purpose}{f' of {md(run.experiment)}' if run.experiment else ''},"
+            f" {md(run.agent, 40)}, seed {run.seed}): {md(run.reason) or 'no reason recorded'}"
+        )
+        tail = [plain(line, 160) for line in run.log_tail.splitlines()]
+        tail = [line for line in tail if line][-TAIL_LINES:]
+        if tail:
+            lines += ["", *(f"      {line}" for line in tail), ""]  # an indented block cannot be closed from inside
+    if len(failed) > FAILURES:
+        lines.append(f"- and {len(failed) - FAILURES} earlier ones, in results.tsv")
+    return lines
+
+
+def _cost(state: State) -> list[str]:
+    def spent(run: Run) -> float:
+        return run.ended - run.started if run.started is not None and run.ended is not None else 0.0
+
+    finished = [run for run in state.runs.values() if run.over]
+    total = sum(spent(run) for run in finished)
+    rows = []
+    for purpose in [*PURPOSES, *sorted({run.purpose for run in finished} - set(PURPOSES))]:
+        mine = [run for run in finished if run.purpose == purpose]
+        if mine:
+            rows.append(_cost_row(md(purpose), mine, sum(spent(run) for run in mine), total))
+    rows.append(_cost_row("**all**", finished, total, total))
+    lines = _table(("purpose", "runs", "failed", "slot time", "share", "training FLOPs", "tokens"), rows)
+    moments, slots = span(state), _slots(state)
+    if moments and slots and moments[1] > moments[0]:
+        share = idle_share(state, slots, *moments)
+        lines += ["", f"Session: {_duration(moments[1] - moments[0])} on {slots} slot{'' if slots == 1 else 's'};"
+                  f" slots were idle {share:.1%} of that time."]
+    if state.experiments:
+        lines += ["", f"{len(finished) / len(state.experiments):.1f} finished runs for each idea, banks included."]
+    return lines
+
+
+def _cost_row(name: str, runs: Sequence[Run], seconds: float, total: float) -> tuple[str, ...]:
+    failed = sum(run.status != "ok" for run in runs)
+    flops = sum(run.flops or 0.0 for run in runs)
+    tokens = sum(int(run.account.get("tokens") or 0) for run in runs)
+    share = f"{seconds / total:.0%}" if total else "–"
+    return name, str(len(runs)), str(failed), _duration(seconds), share, f"{flops:.3g}" if flops else "–", f"{tokens:,}"
+
+
+def _slots(state: State) -> int:
+    """Slots of the session; where nobody wrote them down, those that were used."""
+    known = state.session.get("slots")
+    return known if isinstance(known, int) and known > 0 else len({r.slot for r in state.runs.values() if r.started})
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
