@@ -233,25 +233,33 @@ def task_of(home: Home) -> dict[str, Any]:
     return {**names, "metric": plain, **titles}
 
 
-def picture(home: Home, grid: Grid | None, state: State, now: float) -> dict[str, Any]:
-    """The whole of `snapshot` from a state that is folded already."""
+def believed(state: State) -> dict[str, Any]:
+    """The part of a snapshot that follows from the ledger alone, so that it may be kept until the ledger grows."""
+    return {
+        "trunk": state.trunk,
+        **standing(state),
+        "queued": sum(run.status == "queued" for run in state.runs.values()),
+        "experiments": dict(Counter(one.status for one in state.experiments.values()).most_common()),
+        "runs": dict(Counter(run.status for run in state.runs.values()).most_common()),
+        "alarms": [clean(text, 300) for text in state.alarms[-5:]],
+    }
+
+
+def picture(
+    home: Home, team: list[dict[str, Any]], state: State, facts: dict[str, Any], now: float
+) -> dict[str, Any]:
+    """The whole of `snapshot`, from a folded state, what is `believed` by it, and `agents` that were looked at."""
     session = state.session
     keys = ("name", "task", "scale", "design", "program", "org_hash", "device")
-    count = Counter(one.status for one in state.experiments.values())
     began = state.trunks[0].time if state.trunks else None
     return {
         "session": {**{key: session.get(key, "") for key in keys}, "home": str(home.root), "began": began,
                     "seconds": max(0.0, now - began) if began else None},
         "task": task_of(home),
         "controller": controller(home, now),
-        "trunk": state.trunk,
-        **standing(state),
         "slots": slots(home, state, now),
-        "queued": sum(run.status == "queued" for run in state.runs.values()),
-        "agents": agents(home, grid, state, now),
-        "experiments": dict(count.most_common()),
-        "runs": dict(Counter(run.status for run in state.runs.values()).most_common()),
-        "alarms": [clean(text, 300) for text in state.alarms[-5:]],
+        "agents": team,
+        **facts,
     }  # fmt: skip
 
 
@@ -262,7 +270,8 @@ def snapshot(home: Home, grid: Grid | None) -> dict[str, Any]:
     try:
         view = View(ledger)
         view.refresh()
-        return picture(home, grid, view.state, time.time())
+        now = time.time()
+        return picture(home, agents(home, grid, view.state, now), view.state, believed(view.state), now)
     finally:
         ledger.close()
 
