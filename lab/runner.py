@@ -182,7 +182,7 @@ class Run:
                 fence.close()
 
     def _training_fence(self, checkout: Path) -> Fence:
-        """Training writes into its own folders, and reads neither the repository (targets) nor the user's home (keys)."""
+        """Training writes into its own folders and reads neither repository (targets) nor the user's home (keys)."""
         repo = self.spec.repo.resolve()
         needs = [path for path in interpreter() if path.resolve() not in (repo, *repo.parents)]
         if not self.task.feed or any("{data}" in word for word in self.task.train):
@@ -323,8 +323,14 @@ class Run:
         if counts is None or counts == self.counts:
             return
         self.counts = counts
+        if _written(self.folder / "counts.json") == self._mirror:  # else it stays for `_look_for_forgery` to find
+            self._show_counts()
+
+    def _show_counts(self) -> None:
         mirror = self.folder / "counts.json"
-        write_json(mirror, counts)
+        remove(mirror)
+        if self.counts is not None:
+            write_json(mirror, self.counts)
         self._mirror = _written(mirror)
 
     def _look_for_forgery(self) -> None:
@@ -334,6 +340,7 @@ class Run:
                 remove(self.folder / name)
                 raise Stopped("invalid", f"forged: the experiment's code wrote {name} into the run's folder")
         if _written(self.folder / "counts.json") != self._mirror:
+            self._show_counts()
             raise Stopped("invalid", "forged: the experiment's code wrote counts.json into the run's folder")
 
     # -- the end

@@ -1,0 +1,429 @@
+"""One run: what it measures, what it survives, and what an experiment's code cannot do to it. All of it real."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from lab.child import LOG_BYTES, clean
+from lab.errors import UserError
+from lab.executors import local
+from lab.fence import ABI
+from lab.process import Identity
+from lab.runner import lay_protected
+from lab.runspec import RunSpec
+from tests.conftest import until
+from tests.lab.conftest import Bench, first
+
+Make = Callable[..., Bench]
+fenced_only = pytest.mark.skipif(not ABI, reason="this kernel has no Landlock")
+SLEEP = "import time; time.sleep(60)"
+SECRETS = {
+    "ANTHROPIC_API_KEY": "sk-ant-hush", "OPENAI_API_KEY": "sk-hush", "AWS_SECRET_ACCESS_KEY": "aws-hush",
+    "HF_TOKEN": "hf-hush", "GITHUB_TOKEN": "gh-hush", "SSH_AUTH_SOCK": "/hush/agent", "PYTHONPATH": "/hush/path",
+}  # fmt: skip
+ENVIRONMENT = {
+    "PATH", "LANG", "HOME", "TMPDIR", "PYTHONPATH", "PYTHONHASHSEED", "PYTHONDONTWRITEBYTECODE", "PYTHONNOUSERSITE",
+    "PYTHONUNBUFFERED", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+}  # fmt: skip
+
+
+# ---------------------------------------------------------------- what a run measures
+
+
+def test_a_run_measures_metric_compute_time_and_memory(bench: Make) -> None:
+    one = bench()
+    result = one.run(splits=("search", "audit"))
+    account = result["account"]
+    assert (result["status"], result["reason"]) == ("ok", "")
+    assert 0 < result["metric"]["search"] < 1 and 0 < result["metric"]["audit"] < 1
+    assert (account["tokens"], account["steps"], account["params"]) == (4096, 256, 13)
+    assert account["flops"] == 4096 * 6 * 13
+    assert 0 < account["train_seconds"] < account["wall_seconds"]
+    assert 5e6 < account["peak_memory_bytes"] < 1e8
+    assert result["hashes"]["corpus"] == json.loads((one.home.data / "manifest.json").read_text())["corpus"]
+    assert "loss" in result["log_tail"]
+
+
+@pytest.mark.slow
+def test_the_seed_alone_decides_the_metric(bench: Make) -> None:
+    one = bench()
+    values = [one.run(seed=seed)["metric"]["search"] for seed in (3, 3, 4)]
+    assert values[0] == values[1] != values[2]
+
+
+@pytest.mark.slow
+def test_a_better_learning_rate_wins_by_more_than_three_sigma_and_more_width_costs_flops(bench: Make) -> None:
+    source = first("", "toy/model.py")
+    base, fast = bench(), bench(committed={"toy/model.py": source.replace("LR = 0.02", "LR = 0.2")})
+    wide = bench(committed={"toy/model.py": source.replace("WIDTH = 4", "WIDTH = 16")})
+    bank = [base.run(seed=seed)["metric"]["search"] for seed in range(4)]
+    assert fast.run(seed=9)["metric"]["search"] < statistics.fmean(bank) - 3 * statistics.stdev(bank)
+    assert wide.run()["account"]["flops"] > 3 * base.run()["account"]["flops"]
+
+
+def test_a_run_may_have_another_budget_than_its_scale(bench: Make) -> None:
+    account = bench().run(budget={"kind": "steps", "amount": 10})["account"]
+    assert (account["steps"], account["tokens"]) == (10, 160)
+
+
+def test_a_task_without_a_feeder_reads_its_data_itself_and_has_unknown_tokens(bench: Make) -> None:
+    train = """
+import json, sys
+from pathlib import Path
+data, out = Path(sys.argv[1]), Path(sys.argv[2])
+points = json.loads((data / "points.json").read_text())["train"]
+(out / "weights.json").write_text(json.dumps([0.0, 0.0, 0.0, sum(y for _, y in points) / len(points)]))
+"""
+    one = bench(
+        task={"feed": [], "train": ["{python}", "-P", "-m", "toy.train", "{data}", "{out}"]},
+        committed={"toy/train.py": train},
+    )
+    result = one.run()
+    assert result["status"] == "ok", result
+    assert result["account"]["tokens"] is None and result["account"]["flops"] is None
+    assert result["account"]["params"] == 4
+
+
+@pytest.mark.slow
+def test_the_checkpoint_of_a_bank_run_is_kept_and_of_a_nomination_only_the_log(bench: Make) -> None:
+    one = bench()
+    one.run(purpose="bank")
+    assert (one.folder / "out" / "weights.json").is_file()
+    one.run(purpose="nominate")
+    kept = {path.name for path in one.folder.iterdir()}
+    assert {"spec.json", "result.json", "score.json", "counts.json", "stdout.log"} <= kept
+    assert not [name for name in kept if (one.folder / name).is_dir()]
+
+
+def test_a_run_stays_on_the_cores_of_its_slot(bench: Make) -> None:
+    core = max(os.sched_getaffinity(0))
+    one = bench(committed={"toy/train.py": first("import os; print('cores', os.sched_getaffinity(0))")})
+    one.run(slot={"index": 1, "device": "cpu", "cpus": [core], "cuda": ""})
+    assert f"cores {{{core}}}" in one.log()
+
+
+# ---------------------------------------------------------------- what goes wrong, in a line
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "reason"),
+    [
+        ("raise ValueError('boom')", "crashed", "exit code 1: ValueError: boom"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "crashed", "killed by SIGSEGV"),
+        ("import sys; sys.exit(0)", "invalid", "training left no weights.json: No such file or directory"),
+    ],
+)
+def test_a_run_that_fails_says_why_in_a_line(bench: Make, code: str, status: str, reason: str) -> None:
+    one = bench(committed={"toy/train.py": first(code)})
+    result = one.run()
+    assert (result["status"], result["reason"]) == (status, reason)
+    assert result["metric"] == {}
+
+
+def test_a_metric_that_is_no_number_is_invalid(bench: Make) -> None:
+    train = first("").replace("json.dumps(network.weights)", "json.dumps([float('nan')] * 13)")
+    result = bench(committed={"toy/train.py": train}).run()
+    assert (result["status"], result["reason"]) == ("invalid", "val_mse on the split search is nan")
+
+
+def test_a_run_over_its_deadline_is_killed_as_timeout(bench: Make) -> None:
+    train = first(f"print('here', flush=True)\n{SLEEP}")
+    one = bench(committed={"toy/train.py": train}, scale={"deadline_seconds": 0.5})
+    result = one.run()
+    assert (result["status"], result["reason"]) == ("timeout", "training ran over its deadline of 0.5 s")
+    assert "here" in result["log_tail"]
+    assert 0.5 <= result["account"]["train_seconds"] < 2
+    assert one.left() == []
+
+
+def test_a_scorer_over_its_limit_is_killed_as_timeout(bench: Make) -> None:
+    model = first("import sys\nif 'toy.train' not in sys.orig_argv: " + SLEEP, "toy/model.py")
+    one = bench(committed={"toy/model.py": model}, scale={"score_seconds": 0.5})
+    result = one.run()
+    assert (result["status"], result["reason"]) == ("timeout", "scoring ran over its limit of 0.5 s")
+    assert one.left() == []
+
+
+def test_memory_over_the_limit_ends_the_run_and_is_named(bench: Make) -> None:
+    # In a child of training: its memory counts too.
+    eat = "import os, time\nif os.fork() == 0:\n    block = b'x' * 300_000_000\ntime.sleep(60)"
+    one = bench(committed={"toy/train.py": first(eat)}, scale={"memory_gib": 0.2})
+    result = one.run()
+    assert result["status"] == "crashed"
+    assert result["reason"].startswith("out of memory: used 0.") and result["reason"].endswith("GiB of 0.2")
+    assert result["account"]["peak_memory_bytes"] > 0.2 * 2**30
+    assert one.left() == []
+
+
+def test_a_feeder_that_fails_is_blamed_by_name(bench: Make) -> None:
+    result = bench(pinned={"toy/feed.py": "raise RuntimeError('no data')"}).run()
+    assert result["status"] == "crashed"
+    assert "the feeder: exit code 1: RuntimeError: no data" in result["reason"]
+
+
+def test_protected_files_that_changed_since_they_were_pinned_stop_the_run(bench: Make) -> None:
+    one = bench()
+    (one.home.protected / "toy/score.py").write_text("print('mine now')")
+    result = one.run()
+    assert result["status"] == "crashed" and "toy/score.py is not what was pinned" in result["reason"]
+
+
+def test_a_commit_that_does_not_exist_is_a_result_too(bench: Make) -> None:
+    result = bench().run(commit="f" * 40)
+    assert result["status"] == "crashed" and "ffffffffff" in result["reason"]
+
+
+def test_an_unreadable_spec_exits_2_with_a_line_that_names_the_field(bench: Make) -> None:
+    one = bench()
+    one.spec()
+    spec = json.loads((one.folder / "spec.json").read_text())
+    del spec["seed"]
+    (one.folder / "spec.json").write_text(json.dumps(spec))
+    done = subprocess.run([sys.executable, "-I", "-m", "lab.runner", str(one.folder)], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "spec.json: seed: Field required" in done.stderr
+
+
+def test_a_full_disk_leaves_no_half_result_and_says_so(bench: Make) -> None:
+    one = bench()
+    one.spec()
+    done = subprocess.run(
+        [sys.executable, "-I", "-m", "lab.runner", str(one.folder)], capture_output=True, text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)),
+    )  # fmt: skip
+    assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
+    assert "result.json: cannot be written" in done.stderr
+    assert [path.name for path in one.folder.iterdir() if "result" in path.name] == []
+
+
+def test_a_flood_of_output_neither_fills_the_disk_nor_stops_the_run(bench: Make) -> None:
+    flood = "import sys\nfor _ in range(300): sys.stdout.write('x' * 99_999 + '\\n')\nsys.stdout.flush()"
+    one = bench(committed={"toy/train.py": first(flood)})
+    result = one.run()
+    assert result["status"] == "ok"
+    assert LOG_BYTES < (one.folder / "stdout.log").stat().st_size < LOG_BYTES + 20_000
+    assert "the rest is dropped" in one.log() and result["log_tail"].endswith("\n") and "step 256" in result["log_tail"]
+
+
+def test_a_log_tail_is_plain_text_whatever_was_printed() -> None:
+    assert clean("\x1b[31mred\x1b[0m \x1b]0;title\x07a\x00b\rc\td\n\x9b") == "red ab\nc\td\n"
+
+
+# ---------------------------------------------------------------- nothing outlives a run
+
+
+@pytest.mark.parametrize(
+    "escape",
+    [
+        "import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])",
+        "import os, time\nif os.fork() == 0:\n    os.setsid()\n    os.fork() or time.sleep(60)\n    os._exit(0)",
+    ],
+    ids=["background", "daemon"],
+)
+@pytest.mark.parametrize("end", ["", "raise SystemExit(3)"], ids=["ok", "crash"])
+def test_a_grandchild_does_not_survive_its_run(bench: Make, escape: str, end: str) -> None:
+    one = bench(committed={"toy/train.py": first(escape + "\n" + end)})
+    assert one.run()["status"] == ("crashed" if end else "ok")
+    assert one.left() == []
+
+
+def test_sigterm_to_the_runner_ends_the_tree_and_writes_the_result_killed(bench: Make) -> None:
+    one = bench(committed={"toy/train.py": first(f"print('started', flush=True)\n{SLEEP}")})
+    spec = one.spec()
+    runner = local.start(one.home, spec.run)
+    until(lambda: (one.folder / "stdout.log").exists() and "started" in one.log(), "training has started")
+    assert len(one.left()) == 2
+    local.stop(runner, 10, one.folder)
+    assert not runner.alive() and one.left() == []
+    result = json.loads((one.folder / "result.json").read_text())
+    assert (result["status"], result["reason"]) == ("killed", "stopped by a signal to the runner")
+
+
+def test_when_the_runner_is_killed_feeder_and_training_die_and_the_rest_can_be_buried(bench: Make) -> None:
+    daemon = "import os, time\nif os.fork() == 0:\n    os.setsid()\n    time.sleep(60)\nprint('started', flush=True)\n"
+    one = bench(committed={"toy/train.py": first(daemon + SLEEP)})
+    spec = one.spec()
+    runner = local.start(one.home, spec.run)
+    until(lambda: (one.folder / "stdout.log").exists() and "started" in one.log(), "training has started")
+    assert len(one.left()) == 3
+    os.kill(runner.pid, signal.SIGKILL)
+    until(lambda: len(one.left()) == 1, "the death signal reaches feeder and training", 5)
+    assert not (one.folder / "result.json").exists()
+    assert local.bury(one.folder) == 1
+    until(lambda: one.left() == [], "the daemon is gone", 5)
+
+
+def test_a_runner_that_does_not_answer_is_ended_with_all_its_tree(bench: Make) -> None:
+    one = bench(committed={"toy/train.py": first(f"print('started', flush=True)\n{SLEEP}")})
+    spec = one.spec()
+    runner = local.start(one.home, spec.run)
+    until(lambda: (one.folder / "stdout.log").exists() and "started" in one.log(), "training has started")
+    os.kill(runner.pid, signal.SIGSTOP)
+    local.stop(runner, 0.2, one.folder)
+    assert not runner.alive() and one.left() == []
+
+
+def test_a_run_goes_on_when_its_starter_dies(bench: Make) -> None:
+    one = bench()
+    spec = one.spec()
+    starter = f"""
+import sys
+from pathlib import Path
+from lab.executors import local
+from lab.home import Home
+runner = local.start(Home(Path({str(one.home.root)!r})), {spec.run!r})
+print(runner.pid, runner.started)
+"""
+    done = subprocess.run([sys.executable, "-I", "-c", starter], capture_output=True, text=True, check=True)
+    pid, started = done.stdout.split()
+    until(lambda: not Identity(int(pid), float(started)).alive(), "the run has ended", 30)
+    assert json.loads((one.folder / "result.json").read_text())["status"] == "ok"
+
+
+# ---------------------------------------------------------------- what an experiment's code cannot do
+
+
+def test_no_key_of_the_users_environment_reaches_feeder_training_or_scorer(bench: Make) -> None:
+    show = "import os, json; print('ENV', json.dumps(dict(os.environ)))"
+    one = bench(
+        committed={"toy/train.py": first(show)},
+        pinned={"toy/feed.py": first(show, "toy/feed.py"), "toy/score.py": first(show, "toy/score.py")},
+    )
+    assert one.run(env=SECRETS)["status"] == "ok"
+    for log in ("stdout.log", "feed.log", "score.log"):
+        line = next(line for line in one.log(log).splitlines() if line.startswith("ENV "))
+        seen = json.loads(line[4:])
+        assert set(seen) - {"LC_CTYPE", "LD_LIBRARY_PATH"} == ENVIRONMENT, log
+        assert "hush" not in line
+        assert Path(seen["HOME"]).is_relative_to(one.folder)
+
+
+@fenced_only
+def test_training_reads_no_keys_of_other_processes_or_the_users_home_and_no_targets(
+    bench: Make, tmp_path: Path
+) -> None:
+    snoop = """
+import glob
+from pathlib import Path
+for name in [*glob.glob('/proc/*/environ'), *sorted(map(str, Path(USER).rglob('*'))), DATA + '/points.json']:
+    try:
+        text = Path(name).read_text(errors='replace')
+    except OSError:
+        continue
+    if 'hush' in text or '"locked"' in text:
+        print('FOUND', name)
+print('looked')
+"""
+    user, data = tmp_path / "bench0" / "user", tmp_path / "bench0" / "research" / ".org" / "data"
+    one = bench(committed={"toy/train.py": first(f"USER, DATA = {str(user)!r}, {str(data)!r}" + snoop)})
+    assert (one.user, one.home.data) == (user, data)
+    (user / "credentials").write_text("hush")
+    assert one.run(env=SECRETS)["status"] == "ok"
+    assert "looked" in one.log() and "FOUND" not in one.log()
+
+
+@pytest.mark.slow
+def test_a_committed_scorer_feeder_or_host_has_no_effect(bench: Make) -> None:
+    honest = bench().run()
+    cheat = "import sys; print('cheated'); sys.exit(0)"
+    one = bench(committed={f"toy/{name}.py": cheat for name in ("score", "feed", "host", "prepare")})
+    result = one.run()
+    assert result["metric"] == honest["metric"] and result["account"]["tokens"] == 4096
+    assert not any("cheated" in one.log(log) for log in ("stdout.log", "feed.log", "score.log"))
+
+
+FORGE = """
+import glob, json
+from pathlib import Path
+fake = {"status": "ok", "metric": {"search": 0.0}, "tokens": 1, "steps": 1, "amount": 1, "done": True, "params": 1}
+run = Path.cwd().parent
+names = [run / "result.json", run / "score.json", run / "counts.json", *map(Path, glob.glob(str(run / ".*" / "*.json")))]
+for name in names:
+    try:
+        name.write_text(json.dumps(fake))
+        print("forged", name.name)
+    except OSError:
+        print("refused", name.name)
+"""
+
+
+@pytest.mark.slow
+@fenced_only
+def test_training_cannot_write_a_result_score_or_counts(bench: Make) -> None:
+    honest = bench().run()
+    one = bench(committed={"toy/train.py": first(FORGE)})
+    result = one.run()
+    assert result["metric"] == honest["metric"] and result["account"]["flops"] == honest["account"]["flops"]
+    assert one.log().count("refused") >= 3 and "forged" not in one.log()
+
+
+@pytest.mark.parametrize("name", ["result.json", "score.json", "counts.json"])
+def test_without_a_fence_a_forged_file_makes_the_run_invalid(bench: Make, name: str) -> None:
+    code = f"from pathlib import Path\nPath('../{name}').write_text('{{\"metric\": {{\"search\": 0}}}}')"
+    one = bench(committed={"toy/train.py": first(code)})
+    result = one.run(fenced=False)
+    assert (result["status"], result["metric"]) == ("invalid", {})
+    assert result["reason"] == f"forged: the experiment's code wrote {name} into the run's folder"
+    assert result["hashes"]["fence"] == "none"
+
+
+@fenced_only
+def test_the_scored_model_cannot_write_outside_the_scorers_folder(bench: Make) -> None:
+    code = "import sys\nfrom pathlib import Path\nif 'toy.host' in sys.orig_argv:\n    Path(TARGET).write_text('gone')"
+    one = bench()
+    target = one.home.org / "ledger.db"
+    two = bench(committed={"toy/model.py": first(code.replace("TARGET", repr(str(target))), "toy/model.py")})
+    result = two.run()
+    assert result["status"] == "invalid" and "Permission" in result["reason"]
+    assert not target.exists()
+
+
+@fenced_only
+def test_training_cannot_signal_the_runner_or_the_feeder(bench: Make) -> None:
+    code = "import os\ntry:\n    os.kill(os.getppid(), 9)\nexcept PermissionError:\n    print('refused')"
+    one = bench(committed={"toy/train.py": first(code)})
+    assert one.run()["status"] == "ok" and "refused" in one.log()
+
+
+def test_a_link_in_a_checkout_does_not_lead_the_protected_files_elsewhere(tmp_path: Path) -> None:
+    pinned, checkout, outside = tmp_path / "pinned", tmp_path / "checkout", tmp_path / "outside"
+    for place in (pinned / "toy", checkout, outside):
+        place.mkdir(parents=True)
+    (pinned / "toy" / "score.py").write_text("")
+    (checkout / "toy").symlink_to(outside)
+    digest = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+    lay_protected(pinned, {"toy/score.py": digest}, checkout)
+    assert list(outside.iterdir()) == [] and (checkout / "toy" / "score.py").read_text() == ""
+    with pytest.raises(UserError, match="not what was pinned"):
+        lay_protected(pinned, {"toy/score.py": "0" * 64}, checkout)
+
+
+def test_a_spec_read_back_is_the_spec_that_was_written(bench: Make) -> None:
+    one = bench()
+    spec = one.spec(slot={"index": 1, "device": "cuda", "cpus": [0, 1], "cuda": "3"})
+    assert RunSpec.read(one.folder) == spec
+
+
+@pytest.mark.slow
+def test_the_runner_costs_little_beside_training(bench: Make) -> None:
+    one = bench(committed={"toy/train.py": first("import time; time.sleep(3)")})
+    spec = one.spec()
+    runner = local.start(one.home, spec.run)
+    process = psutil.Process(runner.pid)
+    until(lambda: (one.folder / "counts.json").exists(), "training runs")
+    before = sum(process.cpu_times()[:2])
+    until(lambda: json.loads((one.folder / "counts.json").read_text())["done"], "training has read all")
+    assert sum(process.cpu_times()[:2]) - before < 0.5
+    until(lambda: not runner.alive(), "the run has ended")
