@@ -33,19 +33,24 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-@pytest.fixture(scope="module")
-def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`bin` of an environment in which orgctl is installed from the wheel; its dependencies come from this environment.
+def environment(folder: Path, *what: str | Path) -> Path:
+    """A fresh virtual environment in which pip installed `what`. Returns its `bin`.
 
-    They are added as a plain path: .pth files in there are not followed, so an editable install stays out.
+    Dependencies come from the environment of the tests, as a plain path: .pth files in there are not followed, so an
+    editable install of orgctl in it stays out.
     """
-    folder = tmp_path_factory.mktemp("installed") / "venv"
     told([sys.executable, "-m", "venv", "--without-pip", folder], folder.parent)
-    install = "install --quiet --no-deps --no-index --disable-pip-version-check"
-    told([sys.executable, "-m", "pip", "--python", folder / "bin" / "python", *install.split(), wheel], folder.parent)
     (site,) = folder.glob("lib/python3*/site-packages")
     (site / "dependencies.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+    install = "install --quiet --no-deps --no-index --no-build-isolation --ignore-installed --disable-pip-version-check"
+    told([sys.executable, "-m", "pip", "--python", folder / "bin" / "python", *install.split(), *what], folder.parent)
     return folder / "bin"
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`bin` of an environment in which orgctl is installed from the wheel."""
+    return environment(tmp_path_factory.mktemp("installed") / "venv", wheel)
 
 
 def test_the_wheel_carries_designs_roles_skills_and_every_file_of_the_task(wheel: Path) -> None:
@@ -88,3 +93,13 @@ def test_an_installed_orgctl_founds_a_research_repository(installed: Path, tmp_p
     assert "nanochat/gpt.py" in tracked and "nanochat/train.py" in tracked
     assert told(["git", "branch", "--list", "org/trunk"], home).strip()
     assert (home / ".org" / "org.yaml").is_file() and (home / ".org" / "data" / "manifest.json").is_file()
+
+
+def test_an_editable_install_runs_the_checkout_from_anywhere(tmp_path: Path) -> None:
+    bin_ = environment(tmp_path / "venv", "-e", ROOT)
+    (site,) = (tmp_path / "venv").glob("lib/python3*/site-packages")
+    assert not (site / "tasks").exists(), "a copy would hide the checkout's package of that name"
+    code = "import importlib.util as u, tasks.spec as t, org\nprint(t.__file__, org.__file__, u.find_spec('nanochat'))"
+    said = told([bin_ / "python", "-P", "-c", code], tmp_path).strip()
+    assert said == f"{ROOT / 'tasks' / 'spec.py'} {ROOT / 'org' / '__init__.py'} None"
+    assert "doctor" in told([bin_ / "orgctl", "--help"], tmp_path)
