@@ -284,8 +284,13 @@ def _frame(
     axes.ticklabel_format(axis="y", useOffset=False)
     arrow = "lower" if task.metric.direction == "minimize" else "higher"
     axes.set_ylabel(plain(f"{task.metric.name} ({task.metric.unit}), {split} split", 60))
+    if not levels and not any(run.status == "ok" for run in runs):
+        axes.set_yticks([])  # nothing was measured: no number may suggest otherwise
     slots = len({run.slot for run in runs if run.slot is not None})
-    axes.set_xlabel(f"slot time spent ({unit}, over {slots} slot{'' if slots == 1 else 's'})")
+    if runs:
+        axes.set_xlabel(f"slot time spent ({unit}, over {slots} slot{'' if slots == 1 else 's'})")
+    else:
+        axes.set_xticks([])
     if runs:
         round_numbers = (digit * 10**power for power in range(9) for digit in (1, 2, 5))
         step = next(size for size in round_numbers if len(runs) <= 10 * size)
@@ -295,7 +300,7 @@ def _frame(
         top.tick_params(labelsize=8.5, colors=PALE, length=2, pad=1)
         top.spines["top"].set_visible(False)
         axes.text(1.0, 1.075, "runs finished", transform=axes.transAxes, ha="right", fontsize=8.5, color=PALE)
-    figure.text(0.085, 0.945, plain(_headline(task, levels), 100), fontsize=14.5, fontweight="bold", color=INK)
+    figure.text(0.085, 0.945, plain(_headline(state, task, levels), 100), fontsize=14.5, fontweight="bold", color=INK)
     session = state.session
     facts = [
         f"{arrow} is better", f"{len(runs)} runs", f"{len(state.experiments)} ideas",
@@ -312,13 +317,16 @@ def _frame(
         figure.text(0.985, 0.012, note, ha="right", fontsize=7.5, color=PALE)
 
 
-def _headline(task: Task, levels: Sequence[Level]) -> str:
+def _headline(state: State, task: Task, levels: Sequence[Level]) -> str:
     name = f"{task.name}, scale {task.scale.name}"
     if not levels:
         return f"{name}: no baseline yet"
+    promoted = f"{len(state.promotions()) or 'none'} promoted"
+    if levels[-1].commit != state.trunk:
+        promoted += ", newest not measured yet"
     if len(levels) == 1:
-        return f"{name}: baseline {levels[0].mean:.4g} {task.metric.unit}, nothing promoted yet"
+        return f"{name}: baseline {levels[0].mean:.5g} {task.metric.unit}, {promoted}"
     first, last = levels[0].mean, levels[-1].mean
     digits = max(3, min(8, 2 - math.floor(math.log10(abs(last - first) or 1))))
     change = f" ({100 * (last - first) / abs(first):+.1f} %)" if first else ""
-    return f"{name}: {first:.{digits}f} to {last:.{digits}f} {task.metric.unit}{change}, {len(levels) - 1} promoted"
+    return f"{name}: {first:.{digits}f} to {last:.{digits}f} {task.metric.unit}{change}, {promoted}"
