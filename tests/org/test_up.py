@@ -1,0 +1,245 @@
+"""A whole organisation on the toy task, through the real commands, tmux, git and runs: what `orgctl up` promises."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from lab.files import read_json
+from tests.conftest import ORGCTL, TOY, Org, until
+
+pytestmark = pytest.mark.slow
+
+
+def git(root: Path, *args: str) -> str:
+    return subprocess.run(["git", *args], cwd=root, text=True, capture_output=True, check=True).stdout.strip()
+
+
+def controller_pid(org: Org) -> int:
+    return int((read_json(org.home.controller) or {})["pid"])
+
+
+def test_up_in_an_empty_directory_does_research_and_finds_a_verified_improvement(org: Org) -> None:
+    org.up("--slots", "2")
+    assert git(org.root, "branch", "--show-current") == "org/trunk"
+    assert {"org/trunk", "org/main/r1", "org/main/r2"} <= set(git(org.root, "branch", "--format=%(refname:short)").split())
+    assert set(org.panes()) == {"board", "chief", "r1", "r2"}
+    until(lambda: org.state.promotions(), "a promotion", 200)
+    org("down")
+    state = org.state
+    first = state.promotions()[0]
+    verdict = first.attempts[-1].verdict
+    assert verdict is not None and verdict["verdict"] == "improved" and verdict["n"] >= 3 and verdict["m"] >= 4
+    assert verdict["high"] < 0, "the whole interval lies on the better side"
+    confirm = {run.seed for run in first.runs_for("confirm")}
+    others = {run.seed for run in state.runs.values() if run.purpose != "confirm"}
+    assert len(confirm) >= 3 and not confirm & others, "confirmed on fresh seeds"
+    banked = [run for run in state.bank(first.attempts[-1].parent).runs if run.status == "ok"]
+    started = min(run.started or 0 for run in first.runs_for("confirm"))
+    assert len([run for run in banked if (run.ended or 0) < started]) >= 4, "the bank was there first"
+    trunk = state.trunk
+    assert git(org.root, "rev-parse", "org/trunk") == trunk
+    assert git(org.root, "rev-parse", f"refs/org/exp/{first.id}/{len(first.attempts)}")
+    assert git(org.root, "status", "--porcelain") == "", "the person's own checkout followed trunk"
+    assert org("ledger", "verify").startswith(f"{state.last} facts")
+    files = org("report").split()
+    assert [Path(file).name for file in files] == ["progress.png", "results.tsv", "report.md"]
+    text = (org.root / "report" / "report.md").read_text()
+    assert first.id in text and "improved" in text
+
+
+def test_every_run_is_recorded_whole_and_failures_with_their_log(org: Org) -> None:
+    org.up("--slots", "2", "--design", "solo", "--backend", "shell")
+    worktree = org.home.worktrees / "r1"
+    me = {"ORGCTL_AGENT": "r1", "ORGCTL_HOME": str(org.root)}
+    model = worktree / "toy" / "model.py"
+    model.write_text(model.read_text() + "\nraise RuntimeError('planted failure')\n")
+    name = json.loads(org("exp", "propose", "--hypothesis", "it crashes", "--mechanism", "I raise", "--json", env=me))["experiment"]
+    org("exp", "run", name, env=me)
+    until(lambda: org.state.experiments[name].verdict, "the verdict")
+    failed = org.state.experiments[name]
+    assert failed.verdict == "crashed"
+    assert "planted failure" in failed.runs[0].log_tail and "RuntimeError" in failed.runs[0].reason
+    assert "planted failure" in org("exp", "show", name)
+    until(lambda: len([run for run in org.state.runs.values() if run.status == "ok"]) >= 4, "the bank")
+    run = next(run for run in org.state.runs.values() if run.status == "ok")
+    for key in ("tokens", "steps", "flops", "params", "wall_seconds", "peak_memory_bytes", "device"):
+        assert run.account.get(key), key
+    assert run.metric.keys() == {"search", "audit"} and run.seed >= 1000 and run.budget["amount"] > 0
+    spec = json.loads((org.home.runs / run.id / "spec.json").read_text())
+    assert spec["org_hash"] == org.state.session["org_hash"]
+
+
+def test_a_second_up_touches_nothing_that_is_well_and_restarts_what_died(org: Org) -> None:
+    org.up("--slots", "2", "--design", "solo", "--backend", "shell")
+    before, pid = org.panes(), controller_pid(org)
+    assert "is up already" in org.up()
+    assert org.panes() == before and controller_pid(org) == pid
+    os.kill(before["r1"][1], signal.SIGKILL)
+    after = until(lambda: (found := org.panes()) and found.get("r1", before["r1"]) != before["r1"] and found, "r1 is back", 30)
+    assert after["r2"] == before["r2"] and after["r1"][0] == before["r1"][0], "same pane, new process; the other untouched"
+
+
+def test_a_killed_controller_costs_nothing(org: Org) -> None:
+    org.up("--slots", "2")
+    until(lambda: [run for run in org.state.runs.values() if run.status == "ok"], "a finished run")
+    panes = org.panes()
+    os.kill(controller_pid(org), signal.SIGKILL)
+    org.up()
+    assert org.panes() == panes, "agents did not notice"
+    count = len(org.state.runs)
+    until(lambda: len([run for run in org.state.runs.values() if run.status == "ok"]) > count, "it works on")
+    state = org.state
+    assert not [run for run in state.runs.values() if run.status == "crashed"]
+    assert len({run.seed for run in state.runs.values()}) == len(state.runs), "no seed was used twice"
+    assert org("ledger", "verify")
+
+
+def test_down_keeps_every_fact_and_up_goes_on(org: Org) -> None:
+    org.up("--slots", "2")
+    until(lambda: len(org.state.experiments) >= 2, "two proposals")
+    org("down")
+    assert org.tmux("list-sessions") == ""
+    state = org.state
+    assert not [run for run in state.runs.values() if run.status == "running"]
+    org.up()
+    until(lambda: len(org.state.experiments) > len(state.experiments) + 1, "new proposals")
+    assert list(org.state.experiments)[: len(state.experiments)] == list(state.experiments)
+
+
+def test_for_stops_by_itself_prints_events_and_the_report(org: Org) -> None:
+    done = subprocess.run(
+        [*ORGCTL, "up", "--name", org.name, "--task", str(TOY), "--slots", "2", "--for", "15s"], cwd=org.root, env=org.env,
+        text=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "R0001" in done.stdout and "# " in done.stdout
+    assert (org.root / "report" / "progress.png").read_bytes().startswith(b"\x89PNG")
+    assert org.tmux("list-sessions") == ""
+
+
+def test_protected_files_and_other_peoples_powers_are_refused_by_name(org: Org) -> None:
+    org.up("--slots", "2", "--design", "solo", "--backend", "shell")
+    worktree = org.home.worktrees / "r1"
+    me = {"ORGCTL_AGENT": "r1", "ORGCTL_HOME": str(org.root)}
+    name = json.loads(org("exp", "propose", "--hypothesis", "h", "--mechanism", "m", "--json", env=me))["experiment"]
+    assert "nothing changed" in org("exp", "run", name, env=me, code=2)
+    score = worktree / "toy" / "score.py"
+    honest = score.read_text()
+    score.write_text("print('always perfect')\n")
+    assert "toy/score.py" in org("exp", "run", name, env=me, code=2)
+    score.write_text(honest)
+    model = worktree / "toy" / "model.py"
+    model.write_text(model.read_text().replace("LR = ", "LR = 0.5 * ", 1))
+    assert "belongs to r1" in org("exp", "run", name, env={**me, "ORGCTL_AGENT": "r2"}, code=2)
+    org("exp", "run", name, env=me)
+    assert "may not promote" in org("exp", "promote", name, env=me, code=2)
+    again = json.loads(org("exp", "propose", "--hypothesis", "h", "--mechanism", "m", "--json", env=me))["experiment"]
+    assert f"same change as {name}" in org("exp", "run", again, env=me, code=2)
+
+
+def test_a_moved_trunk_is_put_back_and_reported(org: Org) -> None:
+    org.up("--slots", "2", "--design", "solo", "--backend", "shell")
+    trunk = org.state.trunk
+    other = git(org.root, "-c", "user.name=x", "-c", "user.email=x@x", "commit-tree", f"{trunk}^{{tree}}", "-p", trunk, "-m", "mine")
+    git(org.root, "update-ref", "refs/heads/org/trunk", other)
+    until(lambda: git(org.root, "rev-parse", "org/trunk") == trunk, "trunk is back", 30)
+    assert until(lambda: org.state.alarms, "an alarm")[0].startswith("org/trunk was moved")
+
+
+def test_taking_over_is_recorded_and_shown(org: Org) -> None:
+    org.up("--slots", "2", "--design", "solo", "--backend", "shell")
+    org("takeover", "r1")
+    assert org.state.taken_over == {"r1"}
+    until(lambda: [one for one in org.status()["agents"] if one["agent"] == "r1" and one["state"] == "taken_over"], "the state")
+    org("release", "r1")
+    assert org.state.taken_over == set()
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--design", "nonsense"], "unknown design"),
+        (["--task", "nonsense"], "unknown task"),
+        (["--scale", "huge"], "no scale 'huge'"),
+        (["--role", "researcher=none.md"], "must exist"),
+        (["--for", "soon"], "write a time"),
+        (["--backend", "claude"], "claude"),
+        (["--name", "Bad Name"], "Bad Name"),
+    ],
+)
+def test_bad_wishes_are_one_line_and_leave_nothing(org: Org, args: list[str], words: str) -> None:
+    text = org("up", "--detach", *args, code=2)
+    assert words in text and len(text.strip().splitlines()) == 1
+    assert list(org.root.iterdir()) == []
+
+
+def test_a_design_with_malformed_yaml_is_named_with_line_and_field(org: Org, tmp_path: Path) -> None:
+    broken = tmp_path / "mine.yaml"
+    broken.write_text("name: mine\nabout: x\nagents:\n  - role: researcher\n    colour: red\n")
+    text = org("up", "--detach", "--design", str(broken), code=2)
+    assert "line 5" in text and "colour" in text
+    broken.write_text("name: mine\nagents: [\n")
+    assert "line 3" in org("up", "--detach", "--design", str(broken), code=2)
+
+
+def test_folders_that_cannot_be_a_home_are_refused(org: Org, tmp_path: Path) -> None:
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "thesis.txt").write_text("mine")
+    assert "not empty" in org("up", "--detach", code=2, cwd=full)
+    bare = tmp_path / "bare.git"
+    subprocess.run(["git", "init", "-q", "--bare", str(bare)], check=True)
+    assert "bare" in org("up", "--detach", code=2, cwd=bare)
+    org("init", str(tmp_path / "one"), "--task", str(TOY), "--name", org.name)
+    clone = tmp_path / "clone"
+    subprocess.run(["git", "clone", "-q", str(tmp_path / "one"), str(clone)], check=True)
+    (clone / "toy" / "model.py").write_text("dirty = True\n")
+    assert "toy/model.py" in org("init", str(clone), "--task", str(TOY), code=2)
+    git(clone, "checkout", "-q", "--", ".")
+    assert "ready" in org("init", str(clone), "--task", str(TOY), "--name", org.name)
+    assert sorted(path.name for path in full.iterdir()) == ["thesis.txt"]
+
+
+def test_the_same_name_in_another_directory_is_refused(org: Org, tmp_path: Path) -> None:
+    org.up("--slots", "2", "--design", "solo", "--backend", "shell")
+    other = tmp_path / "other"
+    other.mkdir()
+    text = org("up", "--detach", "--name", org.name, "--task", str(TOY), code=2, cwd=other)
+    assert str(org.root) in text and "--name" in text
+    assert list(other.iterdir()) == []
+
+
+def test_without_tmux_one_line_says_what_to_install(org: Org, tmp_path: Path) -> None:
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for tool in ("git", "env"):
+        (tools / tool).symlink_to(subprocess.run(["which", tool], text=True, capture_output=True).stdout.strip())
+    text = org("up", "--detach", code=2, env={"PATH": str(tools)})
+    assert "tmux" in text and "install" in text and len(text.strip().splitlines()) == 1
+    assert list(org.root.iterdir()) == []
+
+
+def test_commands_outside_an_organisation_say_so(org: Org) -> None:
+    for command in (["status"], ["down"], ["report"], ["exp", "list"], ["logs", "r1"], ["attach"], ["mail", "inbox"]):
+        assert "orgctl up" in org(*command, code=2)
+
+
+def test_secrets_of_the_caller_reach_neither_panes_nor_runs(org: Org) -> None:
+    secret = "sk-planted-" + "x" * 20
+    org.env["ANTHROPIC_API_KEY"] = org.env["HF_TOKEN"] = secret
+    org.up("--slots", "2")
+    until(lambda: [run for run in org.state.runs.values() if run.status == "ok"], "a finished run")
+    for _, pid in org.panes().values():
+        assert secret.encode() not in Path(f"/proc/{pid}/environ").read_bytes()
+    org("down")
+    for path in [*org.home.org.rglob("*"), *(org.root / ".git" / "orgctl").rglob("*")]:
+        if path.is_file():
+            assert secret.encode() not in path.read_bytes(), path
+
+
