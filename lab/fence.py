@@ -51,11 +51,14 @@ def describe() -> str:
 class Fence:
     """Rules, laid down before the fork. In the child call `enter()`; in the parent `close()` afterwards."""
 
-    def __init__(self, writable: Iterable[Path], hidden: Iterable[Path] = (), readable: Iterable[Path] = ()) -> None:
+    def __init__(
+        self, writable: Iterable[Path], hidden: Iterable[Path] = (), readable: Iterable[Path] = (), gpu: bool = False
+    ) -> None:
         """Writing only below `writable` (and devices); reading everywhere but below `hidden`, except in `readable`.
 
-        What is writable is readable too. Where there is no Landlock the fence does nothing. Raises OSError when the
-        kernel has it but refuses.
+        What is writable is readable too. With `gpu` files in /proc may be written: CUDA does not start otherwise
+        (cuInit fails with 304). Where there is no Landlock the fence does nothing. Raises OSError when the kernel
+        has it but refuses.
         """
         self._ruleset = -1
         if not ABI:
@@ -71,7 +74,8 @@ class Fence:
                 self._allow(path.resolve(), _READ)
             for path in [*writable, Path("/dev/shm")]:
                 self._allow(path.resolve(), _READ | write)
-            self._allow(Path("/dev"), _READ | _WRITE_FILE | (_TRUNCATE if ABI >= 3 else 0))
+            for path in [Path("/dev"), *([Path("/proc")] if gpu else [])]:
+                self._allow(path, _READ | _WRITE_FILE | (_TRUNCATE if ABI >= 3 else 0))
         except BaseException:
             self.close()
             raise

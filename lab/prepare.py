@@ -17,7 +17,7 @@ from lab import child as stages
 from lab.child import Child
 from lab.errors import UserError
 from lab.files import read_json, write_json
-from lab.runner import lay_protected, remove
+from lab.overlay import lay_protected, remove
 from tasks.spec import Task
 
 PREPARE_SECONDS = 1800.0

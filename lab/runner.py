@@ -14,15 +14,12 @@ import json
 import math
 import os
 import platform
-import shutil
 import signal
 import socket
-import stat
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -33,6 +30,7 @@ from lab.child import Child
 from lab.errors import UserError
 from lab.fence import Fence, describe, interpreter
 from lab.files import read_json, write_json
+from lab.overlay import lay_protected, remove
 from lab.runspec import RunSpec
 from worktrees.repo import GitError, Repo
 
@@ -49,44 +47,6 @@ class Stopped(Exception):
     def __init__(self, status: str, reason: str, log: Path | None = None) -> None:
         super().__init__(reason)
         self.status, self.reason, self.log = status, reason, log
-
-
-def lay_protected(protected: Path, hashes: Mapping[str, str], destination: Path) -> None:
-    """Lay the pinned files over a checkout (or into an empty folder). Raises UserError when one is not what was pinned.
-
-    Whatever stands in the way is removed, links above all: a link in a checkout must not lead the writing elsewhere.
-    """
-    for name, expected in sorted(hashes.items()):
-        source, target = protected / name, destination / name
-        try:
-            content = source.read_bytes()
-        except OSError as error:
-            raise UserError(f"protected file {source}: {error.strerror}: restore it from the trunk") from error
-        if hashlib.sha256(content).hexdigest() != expected:
-            raise UserError(f"protected file {source} is not what was pinned: restore it from the trunk")
-        place = destination
-        for part in Path(name).parts[:-1]:
-            place = place / part
-            if place.is_symlink() or (place.exists() and not place.is_dir()):
-                place.unlink()
-            place.mkdir(exist_ok=True)
-        remove(target)
-        target.write_bytes(content)
-
-
-def remove(path: Path) -> None:
-    """Remove a file, link or tree, also one whose folders forbid it."""
-
-    def retry(function: Callable[[str], Any], name: str, _error: Any) -> None:
-        with contextlib.suppress(OSError):
-            os.chmod(os.path.dirname(name), stat.S_IRWXU)
-            os.chmod(name, stat.S_IRWXU, follow_symlinks=False) if not os.path.islink(name) else None
-            function(name)
-
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, onerror=retry)
-    else:
-        path.unlink(missing_ok=True)
 
 
 class Run:
@@ -190,7 +150,8 @@ class Run:
         own = [checkout, *(self.folder / name for name in ("out", "home", "tmp"))]
         for place in own:
             place.mkdir(exist_ok=True)
-        return Fence(own, [repo, Path.home()], [*needs, self.folder / "scale.json"])
+        home = Path(os.path.expanduser("~"))  # stays "~" for a user without one
+        return Fence(own, [repo, home], [*needs, self.folder / "scale.json"], gpu=bool(self.spec.slot.cuda))
 
     def _train(self) -> None:
         """Checkout, feeder, training, until all of training is dead and the feeder has written its last counts."""
@@ -272,7 +233,8 @@ class Run:
         words = self._words(folder)
         words |= {"checkout": str(checkout), "splits": ",".join(self.spec.splits), "result": str(result)}
         command = stages.fill(self.task.score, words)
-        self.scorer = scorer = self._start(command, protected, folder, "score.log", fence=Fence([folder]))
+        fence = Fence([folder], gpu=bool(self.spec.slot.cuda))
+        self.scorer = scorer = self._start(command, protected, folder, "score.log", fence=fence)
         limit = self.task.scale.score_seconds
         while scorer.poll() is None:
             self._stop_if_told()
