@@ -229,13 +229,16 @@ def _content(path: Path) -> bytes:
         if error.errno == errno.ELOOP:
             raise MailError("a symbolic link") from error
         raise
-    with open(descriptor, "rb") as handle:
+    try:
         facts = os.fstat(descriptor)
         if not stat.S_ISREG(facts.st_mode):
             raise MailError("no plain file")
         if facts.st_size > LIMIT_BYTES:
             raise MailError(f"larger than {LIMIT_BYTES} bytes ({facts.st_size})")
-        return handle.read(LIMIT_BYTES + 1)
+        with open(descriptor, "rb", closefd=False) as handle:
+            return handle.read(LIMIT_BYTES + 1)
+    finally:
+        os.close(descriptor)
 
 
 def _reject(path: Path, bad: Path, why: str) -> None:

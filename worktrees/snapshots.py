@@ -84,7 +84,7 @@ def snapshot(
             raise GitError(f"git in {git.folder} stored a file under another id than expected: its hash is unknown")
     tree = write_tree(git, base, before, after)
     commit = keep(git, ref, agent, tree, base, message)
-    return describe(git, commit, base, left_out(git, worktree, before, set(editable) | set(protected)))
+    return describe(git, commit, base, left_out(git, worktree, before, after, set(editable) | set(protected)))
 
 
 def rebase(
@@ -204,7 +204,9 @@ def diff(git: Plumbing, a: str, b: str) -> str:
     return out[:DIFF_LIMIT] + f"\n[cut: the whole diff has {len(out)} characters; see `git diff {a[:10]} {b[:10]}`]\n"
 
 
-def left_out(git: Plumbing, worktree: Path, before: Mapping[str, Entry], known: set[str]) -> list[str]:
+def left_out(
+    git: Plumbing, worktree: Path, before: Mapping[str, Entry], after: Mapping[str, Entry], known: set[str]
+) -> list[str]:
     """Printable names of files in a worktree, besides `known`, that are new or differ from `before`.
 
     At most IGNORED_LIMIT and a count of the rest. A new folder counts once, as `name/`. What the worktree's own
@@ -213,7 +215,7 @@ def left_out(git: Plumbing, worktree: Path, before: Mapping[str, Entry], known: 
     found = [path for path, entry in before.items() if path not in known and not same(worktree, path, entry)]
     there = Plumbing(worktree, git.git_dir, git.safe)
     with git.temporary_index() as index:
-        update_index(there, index, before)
+        update_index(there, index, {**before, **after})
         answer = there.run(
             "ls-files", "--others", "--exclude-standard", "--directory", "--no-empty-directory", "-z", index=index
         )

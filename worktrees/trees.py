@@ -103,19 +103,24 @@ def read_file(root: Path, path: str, limit: int | None = None) -> bytes | None:
     try:
         with opened_parent(root, path) as (parent, name):
             descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
-            with open(descriptor, "rb") as handle:
+            try:
                 facts = os.fstat(descriptor)
                 if not stat.S_ISREG(facts.st_mode):
                     raise GitError(f"{shown(path)} in {root} is not a plain file: replace it by one")
                 if limit is not None and facts.st_size > limit:
                     raise GitError(f"{shown(path)} in {root} is over {limit} bytes ({facts.st_size}): make it smaller")
-                return handle.read() if limit is None else handle.read(limit)
+                with open(descriptor, "rb", closefd=False) as handle:
+                    return handle.read() if limit is None else handle.read(limit)
+            finally:
+                os.close(descriptor)
     except FileNotFoundError:
         return None
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.ENXIO):
-            raise GitError(f"{shown(path)} in {root} is or lies behind something that is no plain file or folder "
-                           "(a symbolic link?): replace it by a plain file") from error
+            raise GitError(
+                f"{shown(path)} in {root} is or lies behind something that is no plain file or folder "
+                "(a symbolic link?): replace it by a plain file"
+            ) from error
         raise GitError(f"{shown(path)} in {root} cannot be read: {error.strerror}: check its permissions") from error
 
 
