@@ -34,9 +34,11 @@ from lab.overlay import lay_protected, remove
 from lab.runspec import RunSpec
 from worktrees.repo import GitError, Repo
 
-POLL_SECONDS = 0.02
+POLL_SECONDS = 0.1
 LOOK_SECONDS = 0.5
-"""How often memory, counts and forged files are looked at; at first, when memory grows fastest, five times as often."""
+"""How often memory, counts and forged files are looked at."""
+EARLY_SECONDS, HASTE = 5.0, 5
+"""At first, when memory grows fastest and short runs end, both happen five times as often."""
 FEEDER_SECONDS = 10.0
 """The feeder gets this long to write its last counts once training has gone."""
 
@@ -204,21 +206,22 @@ class Run:
                 raise Stopped("timeout", f"training ran over its deadline of {self.task.scale.deadline_seconds:g} s")
             if feeder and feeder.poll() not in (None, 0):
                 raise Stopped("crashed", f"the feeder: {feeder.why()}", feeder.log)
-            if time.monotonic() - looked >= (LOOK_SECONDS if train.seconds > 5 else LOOK_SECONDS / 5):
-                used = train.memory()
+            haste = HASTE if train.seconds < EARLY_SECONDS else 1
+            if time.monotonic() - looked >= LOOK_SECONDS / haste:
+                used = train.memory(spare=[feeder.pid] if feeder else [])
                 if used > limit:
                     gib = self.task.scale.memory_gib
                     raise Stopped("crashed", f"out of memory: used {used / 2**30:.2f} GiB of {gib:g}")
                 self._look_for_forgery()
                 self._read_counts()
                 looked = time.monotonic()
-            time.sleep(POLL_SECONDS)
+            time.sleep(POLL_SECONDS / haste)
 
     def _finish(self, feeder: Child) -> None:
         """Let the feeder write its last counts, then end it."""
         deadline = time.monotonic() + FEEDER_SECONDS
         while feeder.poll() is None and time.monotonic() < deadline and not self.killed:
-            time.sleep(POLL_SECONDS)
+            time.sleep(POLL_SECONDS / HASTE)
         feeder.kill()
         stages.kill_descendants()
         feeder.close()
@@ -240,7 +243,7 @@ class Run:
             self._stop_if_told()
             if scorer.seconds > limit:
                 raise Stopped("timeout", f"scoring ran over its limit of {limit:g} s", scorer.log)
-            time.sleep(POLL_SECONDS)
+            time.sleep(POLL_SECONDS / HASTE)
         self.score = read_json(result)
         stages.kill_descendants()
         scorer.close()

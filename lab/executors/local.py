@@ -60,13 +60,9 @@ def stop(identity: Identity, seconds: float = 10.0, run_dir: Path | None = None)
         _wait(identity, seconds)
     if identity.alive():
         tree = _tree(identity)
-        for process in tree:
-            with contextlib.suppress(psutil.Error):
-                process.kill()
+        _kill(tree)
         _wait(identity, KILL_SECONDS)
-    for process in tree:
-        with contextlib.suppress(psutil.Error):
-            process.kill()
+    _kill(tree)
     collect()
     if run_dir is not None:
         bury(run_dir)
@@ -78,13 +74,13 @@ def bury(run_dir: Path) -> int:
     Returns how many. A runner that ended by itself leaves nothing. Call only when the runner is dead.
     """
     mark = str(run_dir.resolve()) + os.sep
-    found = 0
+    strays = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
-            if process.pid != os.getpid() and process.environ().get("HOME", "").startswith(mark):
-                process.kill()
-                found += 1
-    return found
+            if process.environ().get("HOME", "").startswith(mark):
+                strays.append(process)
+    _kill(strays)
+    return len(strays)
 
 
 def collect() -> None:
@@ -107,6 +103,24 @@ def _tree(identity: Identity) -> list[psutil.Process]:
         return [root, *root.children(recursive=True)]
     except psutil.Error:
         return []
+
+
+def _kill(processes: list[psutil.Process]) -> None:
+    """SIGKILL, and wait until they are gone (or zombies of parents that do not collect them)."""
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    deadline = time.monotonic() + KILL_SECONDS
+    while time.monotonic() < deadline and any(_lives(process) for process in processes):
+        collect()
+        time.sleep(POLL_SECONDS)
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
 
 
 def _wait(identity: Identity, seconds: float) -> None:

@@ -9,6 +9,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 
 import psutil
@@ -107,16 +108,16 @@ def test_a_spec_read_back_is_the_spec_that_was_written(bench: Make) -> None:
 
 
 @pytest.mark.slow
-def test_the_runner_costs_little_beside_training(bench: Make) -> None:
-    one = bench(committed={"toy/train.py": first("import time; time.sleep(3)")})
+def test_the_runner_takes_less_than_a_tenth_of_a_core_beside_training(bench: Make) -> None:
+    one = bench(committed={"toy/train.py": first(SLEEP)})
     spec = one.spec()
     runner = local.start(one.home, spec.run)
-    process = psutil.Process(runner.pid)
     until(lambda: (one.folder / "counts.json").exists(), "training runs")
+    process = psutil.Process(runner.pid)
     before = sum(process.cpu_times()[:2])
-    until(lambda: json.loads((one.folder / "counts.json").read_text())["done"], "training has read all")
-    assert sum(process.cpu_times()[:2]) - before < 0.5
-    until(lambda: not runner.alive(), "the run has ended")
+    time.sleep(3)  # the span that is measured
+    assert sum(process.cpu_times()[:2]) - before < 0.3
+    local.stop(runner, 10, one.folder)
 
 
 # ---------------------------------------------------------------- what goes wrong, in a line
