@@ -158,7 +158,10 @@ def parse(data: bytes, identity: str) -> Message:
     check_name(to.removeprefix("#"), "a recipient")
     check_name(kind, "a kind of message")
     about, thread = (" ".join(clean(fields.get(name, "")).split())[:LINE_LIMIT] for name in ("about", "thread"))
-    return Message(identity, sender, to, kind, thread, _moment(fields["time"]), about, clean(text[end + 5 :]))
+    time = microseconds(identity) / 1e6
+    if abs(_moment(fields["time"]) - time) > 1:
+        raise MailError(f"its time {shown(fields['time'])} is not the time in its id")
+    return Message(identity, sender, to, kind, thread, time, about, clean(text[end + 5 :]))
 
 
 def _flat(header: str) -> Mapping[str, str]:

@@ -219,12 +219,10 @@ except GitError as error:
 def test_of_two_promotions_at_once_exactly_one_wins(repo: Repo, worktree: Path) -> None:
     start = repo.trunk()
     rivals = [change(repo, worktree, f"refs/org/exp/E000{n}/1", f"LR = 0.{n}\n") for n in (1, 2, 3)]
+    argv = [sys.executable, "-c", RACE, str(repo.root), start]
     children = [
-        subprocess.Popen(
-            [sys.executable, "-c", RACE, str(repo.root), start, rival], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        for rival in rivals
-    ]  # fmt: skip
+        subprocess.Popen([*argv, rival], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for rival in rivals
+    ]
     for child in children:
         assert child.stdin is not None
         child.stdin.write("go\n")
@@ -267,9 +265,7 @@ def test_staged_work_in_the_main_files_survives_a_promotion(repo: Repo, worktree
     assert (repo.root / "new.py").read_text() == "staged\n"
 
 
-def test_main_files_left_behind_by_a_killed_promotion_catch_up(
-    repo: Repo, worktree: Path, git: Git
-) -> None:
+def test_main_files_left_behind_by_a_killed_promotion_catch_up(repo: Repo, worktree: Path, git: Git) -> None:
     start = repo.trunk()
     first = change(repo, worktree, "refs/org/exp/E0001/1")
     git(repo.root, "update-ref", "refs/heads/org/trunk", first)  # the ref moved, the files not
