@@ -271,7 +271,8 @@ def _stacked(watch: Watch, found: dict[str, Any], title: Text, columns: int, row
     parts: list[Text] = [title]
     sizes = {"standing": 4, "slots": min(4, len(found["slots"]) or 1), "agents": min(6, len(found["agents"]) or 1)}
     rest = max(0, left - sum(sizes.values()) - 5)
-    sizes |= {"experiments": rest - rest // 3, "news": rest // 3}
+    sizes["experiments"] = min(rest - rest // 3, len(watch.state.experiments) + 1)
+    sizes["news"] = rest - sizes["experiments"]
     made = {
         "standing": standing(found, columns, 4),
         "slots": slots(found, columns, sizes["slots"]),
@@ -325,8 +326,7 @@ def _quiet_keys() -> Any:
 def _mark(found: dict[str, Any], now: float) -> str:
     """What a frame shows of a picture, at the precision at which it shows it."""
     runs = [
-        (row["run"], round(100 * (row.get("fraction") or 0)), status.span(row.get("seconds")))
-        for row in found["slots"]
+        (row["run"], round(100 * (row.get("fraction") or 0)), status.span(row.get("seconds"))) for row in found["slots"]
     ]
     team = [(row["agent"], row["state"], row["text"], row["experiment"], row["since"]) for row in found["agents"]]
     ages = [status.span(now - row["since"]) for row in found["agents"] if row["since"]]

@@ -25,6 +25,7 @@ from lab.home import Home
 from lab.process import Identity
 from org import layout, screenlog
 from org.tmux import (
+    COLOURS,
     COMMAND_LIMIT,
     INSTALL,
     OLDEST,
@@ -33,7 +34,7 @@ from org.tmux import (
     Pane,
     Tmux,
     chain,
-    pane_terminal,
+    options,
     version,
     word,
 )
@@ -43,11 +44,6 @@ NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,30}\Z")
 ROLE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,40}\Z")
 BOARD = "board"
 """The agent name of the pane in window 0."""
-COLOURS = {
-    "starting": "yellow", "working": "green", "waiting": "cyan", "idle": "colour245", "paused": "yellow",
-    "taken_over": "magenta", "dead": "red", "failed": "red", "unknown": "colour245",
-}  # fmt: skip
-"""Colour of the dot on a pane's border, by the agent's state."""
 GRACE = 3.0
 """Seconds a process has to leave after its terminal is gone, before it is killed."""
 
@@ -173,7 +169,7 @@ class Grid:
         """Start (again) what the pane should run, as its own process; what ran there before is gone afterwards."""
         _check(pane)
         there = self._need(pane.agent)
-        command = ["respawn-pane", "-k", "-t", there.pane_id, "-c", str(pane.cwd)]
+        command = ["respawn-pane", "-k", "-t", there.pane_id, "-c", str(pane.cwd).replace("#", "##")]  # a format
         for key, value in pane.env.items():
             command += ["-e", word(f"{key}={value}")]
         argv = pane.argv if len(pane.argv) > 1 else ["env", *pane.argv]  # a single word would go through a shell
@@ -219,7 +215,7 @@ class Grid:
         present = [list(group) for _, group in itertools.groupby(window_of, key=lambda agent: window_of[agent])]
         wanted = layout.split(list(at), columns, rows - 1)
         if present == wanted:
-            self._arrange(set(window_of.values()))
+            self._arrange(set(window_of.values()), (columns, rows - 1))
             return
         for number, group in enumerate(wanted, start=1):
             if any(window_of[agent] == window_of[group[0]] for agent in at if agent not in group):
@@ -240,7 +236,7 @@ class Grid:
         watched = [pane.pane_id for pane in answer.panes if pane.window_active and pane.pane_active]
         commands += [[select, "-t", pane] for pane in watched for select in ("select-window", "select-pane")]
         self._tmux.batch(commands)
-        self._arrange(set(windows))
+        self._arrange(set(windows), (columns, rows - 1))
 
     def attach_argv(self, agent: str | None = None) -> list[str]:
         """What to execute (os.execvp) to look at the session, at an agent's pane if one is named. Works inside
@@ -307,7 +303,7 @@ class Grid:
         `-o` refuses to overwrite: of two directories starting at once, one fails."""
         columns, rows = str(size[0]), str(size[1] - 1)  # less the status line
         commands = [["start-server"], ["set-option", "-s", "-o", "@orgctl_home", word(self._tmux.mark)]]
-        commands += [["set-option", "-q", *words] for words in _options(self.name, f"{columns}x{rows}")]
+        commands += [["set-option", "-q", *words] for words in options(self.name, f"{columns}x{rows}")]
         first = ["new-session", "-d", "-s", self.name, "-n", BOARD, "-x", columns, "-y", rows, "-c", "/", "--"]
         commands.append([*first, *PLACEHOLDER])
         for key, value in (("@agent", board.agent), ("@role", board.role)):
@@ -355,15 +351,17 @@ class Grid:
             self._tmux.must("select-layout", "-t", str(pane.pane_id), "tiled")  # makes room for the next split
         return str(pane.pane_id)
 
-    def _arrange(self, windows: set[str]) -> None:
-        """Give windows the preset that suits their panes and size; one in which somebody zoomed a pane is left
-        alone."""
+    def _arrange(self, windows: set[str], size: tuple[int, int] | None = None) -> None:
+        """Give windows the preset that suits their panes and size; one in which somebody zoomed a pane is left alone.
+
+        `size` is what they will have once shown: tmux resizes a window only when a client comes to look at it.
+        """
         panes = self._tmux.look().panes
         commands = []
         for window in windows:
             inside = [pane for pane in panes if pane.window_id == window]
             if inside and not inside[0].zoomed and all(pane.agent != BOARD for pane in inside):
-                found = layout.arrange(len(inside), inside[0].columns, inside[0].rows)
+                found = layout.arrange(len(inside), *(size or (inside[0].columns, inside[0].rows)))
                 commands.append(["select-layout", "-t", window, found.preset if found else "tiled"])
         self._tmux.batch(commands)
 
@@ -385,31 +383,6 @@ def _check(spec: PaneSpec) -> None:
         raise ValueError(f"agent {spec.agent} has no command")
     if not spec.cwd.is_dir():
         raise UserError(f"agent {spec.agent} cannot start in {spec.cwd}: no such directory: run `orgctl up` again")
-
-
-def _options(name: str, default_size: str) -> list[list[str]]:
-    """Our configuration as arguments of set-option; it replaces the user's."""
-    colours = "".join(f"#{{?#{{==:#{{@state}},{state}}},#[fg={colour}],}}" for state, colour in COLOURS.items())
-    border = f" {colours}●#[default] #{{?@label,#{{@label}},#[bold]#{{@agent}}#[nobold]}} "
-    gone = "#{?pane_dead,#[fg=red]exited #{pane_dead_status}#{pane_dead_signal} #[default],}"
-    wanted: dict[str, dict[str, str]] = {
-        "-s": {"escape-time": "10", "default-terminal": pane_terminal(), "focus-events": "on"},
-        "-g": {
-            "base-index": "0", "default-size": default_size, "history-limit": "20000", "mouse": "on",
-            "update-environment": "", "renumber-windows": "off", "set-titles": "off", "status-interval": "5",
-            "status-style": "bg=colour236,fg=colour250", "status-left-length": "60", "status-right-length": "80",
-            "status-left": f"#[bg=colour31,fg=colour231,bold] orgctl · {name} #[default] ",
-            "status-right": "#[fg=colour245]^b z zoom · ^b n next · ^b d leave it running · #[fg=colour250]%H:%M ",
-        },
-        "-gw": {
-            "pane-base-index": "0", "remain-on-exit": "on", "window-size": "latest", "aggressive-resize": "off",
-            "allow-rename": "off", "automatic-rename": "off", "mode-keys": "vi", "window-status-format": " #I #W ",
-            "window-status-current-format": "#[bg=colour24,fg=colour231,bold] #I #W#{?window_zoomed_flag, zoomed,} ",
-            "pane-border-status": "top", "pane-border-format": border + gone, "pane-border-indicators": "off",
-            "pane-border-style": "fg=colour240", "pane-active-border-style": "fg=colour39",
-        },
-    }  # fmt: skip
-    return [[scope, key, value] for scope, options in wanted.items() for key, value in options.items()]
 
 
 def _reap(processes: list[Identity | None]) -> None:

@@ -245,9 +245,7 @@ def believed(state: State) -> dict[str, Any]:
     }
 
 
-def picture(
-    home: Home, team: list[dict[str, Any]], state: State, facts: dict[str, Any], now: float
-) -> dict[str, Any]:
+def picture(home: Home, team: list[dict[str, Any]], state: State, facts: dict[str, Any], now: float) -> dict[str, Any]:
     """The whole of `snapshot`, from a folded state, what is `believed` by it, and `agents` that were looked at."""
     session = state.session
     keys = ("name", "task", "scale", "design", "program", "org_hash", "device")
@@ -326,10 +324,10 @@ def render(found: dict[str, Any], console: Console | None = None) -> None:
     console.print(head)
     metric = f"{task['metric']['name']} ({task['metric']['unit']}) on {found['split']}"
     console.print(Text(f"trunk {found['trunk'][:7]}  {metric}"))
-    console.print(Text(f"bank  {bank_text(found['bank'])}"))
-    console.print(Text(f"best  {best_text(found['best'])}"))
+    console.print(Text(f"baseline  {bank_text(found['baseline'])}"))
+    console.print(Text(f"best      {best_text(found['best'])}"))
     counts = ", ".join(f"{count} {clean(name)}" for name, count in found["experiments"].items())
-    console.print(Text(f"experiments  {counts or 'none yet'}; {found['queued']} runs queued"))
+    console.print(Text(f"tried     {counts or 'none yet'}; {found['queued']} runs queued"))
     for row in found["slots"]:
         console.print(Text(f"slot {row['slot']}  {slot_text(row)}"))
     table = Table(box=None, pad_edge=False, header_style="bold")

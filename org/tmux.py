@@ -1,4 +1,4 @@
-"""One private tmux server: its clean environment, commands with a timeout, the poll of all panes. Used by `org.grid`.
+"""One private tmux server: clean environment, configuration, commands with a timeout, the poll. Used by `org.grid`.
 
 The server is started with an environment built from nothing, so no key of the user's reaches a pane by itself. The
 poll is one raw `list-panes` whose fields cannot hold the separator: libtmux's listing fails on a pane whose directory
@@ -26,6 +26,12 @@ COMMAND_LIMIT = 14_000
 PLACEHOLDER = ["sleep", "2147483647"]
 """What a new pane runs until its agent takes its place. Two words, so that tmux executes it without a shell."""
 INSTALL = "install it (Debian: apt-get install tmux, macOS: brew install tmux)"
+
+COLOURS = {
+    "starting": "yellow", "working": "green", "waiting": "cyan", "idle": "colour245", "paused": "yellow",
+    "taken_over": "magenta", "dead": "red", "failed": "red", "unknown": "colour245",
+}  # fmt: skip
+"""Colour of the dot on a pane's border, by the agent's state."""
 
 _FIELDS = (
     "@orgctl_home", "@agent", "@role", "session_id", "window_id", "window_index", "window_width", "window_height",
@@ -68,6 +74,31 @@ def pane_terminal() -> str:
     roots = ("/usr/share", "/lib", "/etc", "/usr/lib", "/usr/local/share", "/opt/homebrew/share")
     files = (Path(root) / "terminfo" / folder / "tmux-256color" for root in roots for folder in ("t", "74"))
     return "tmux-256color" if any(file.is_file() for file in files) else "screen-256color"
+
+
+def options(name: str, default_size: str) -> list[list[str]]:
+    """Our configuration as arguments of set-option; it replaces the user's."""
+    colours = "".join(f"#{{?#{{==:#{{@state}},{state}}},#[fg={colour}],}}" for state, colour in COLOURS.items())
+    border = f" {colours}●#[default] #{{?@label,#{{@label}},#[bold]#{{@agent}}#[nobold]}} "
+    gone = "#{?pane_dead,#[fg=red]exited #{pane_dead_status}#{pane_dead_signal} #[default],}"
+    wanted: dict[str, dict[str, str]] = {
+        "-s": {"escape-time": "10", "default-terminal": pane_terminal(), "focus-events": "on"},
+        "-g": {
+            "base-index": "0", "default-size": default_size, "history-limit": "20000", "mouse": "on",
+            "update-environment": "", "renumber-windows": "off", "set-titles": "off", "status-interval": "5",
+            "status-style": "bg=colour236,fg=colour250", "status-left-length": "60", "status-right-length": "80",
+            "status-left": f"#[bg=colour31,fg=colour231,bold] orgctl · {name} #[default] ",
+            "status-right": "#[fg=colour245]^b z zoom · ^b n next · ^b d leave it running · #[fg=colour250]%H:%M ",
+        },
+        "-gw": {
+            "pane-base-index": "0", "remain-on-exit": "on", "window-size": "latest", "aggressive-resize": "off",
+            "allow-rename": "off", "automatic-rename": "off", "mode-keys": "vi", "window-status-format": " #I #W ",
+            "window-status-current-format": "#[bg=colour24,fg=colour231,bold] #I #W#{?window_zoomed_flag, zoomed,} ",
+            "pane-border-status": "top", "pane-border-format": border + gone, "pane-border-indicators": "off",
+            "pane-border-style": "fg=colour240", "pane-active-border-style": "fg=colour39",
+        },
+    }  # fmt: skip
+    return [[scope, key, value] for scope, options in wanted.items() for key, value in options.items()]
 
 
 def word(text: str) -> str:
