@@ -1,14 +1,18 @@
 """The `shell` backend: a seat with an interactive shell in its worktree, for a person or anything else that types.
 
-It is started as the pane's own process by `python -I -m org.agents.shell`, which prints a banner and becomes the shell.
+It is started as the pane's own process by `python -I -m org.agents.shell`, which prints a banner and becomes the
+shell. A sweep agent that a person takes over opens the same shell with `visit` and comes back when it ends.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import signal
+import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 from lab.home import Home
 from org.agents import base
@@ -33,22 +37,44 @@ class Shell:
 BACKEND = Shell()
 
 
-def become(banner: str) -> None:
-    """Print the banner and replace this process by the user's shell (or /bin/sh). Does not return."""
-    print(banner, flush=True)
+def program() -> str:
+    """The user's shell, or /bin/sh where SHELL names none that can be run."""
     wanted = os.environ.get("SHELL", "")
-    shell = wanted if wanted and shutil.which(wanted) else "/bin/sh"
-    os.execv(shell, [shell, "-i"])
+    return wanted if wanted and shutil.which(wanted) else "/bin/sh"
+
+
+def surroundings(agent: str) -> dict[str, str]:
+    """The environment of a person's shell: `orgctl` on the path, commits under the agent's name as everywhere here."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    name = {f"GIT_{who}_NAME": agent for who in ("AUTHOR", "COMMITTER")}
+    address = {f"GIT_{who}_EMAIL": "agent@orgctl.local" for who in ("AUTHOR", "COMMITTER")}
+    return {**os.environ, "PATH": path, **name, **address}
+
+
+def visit(agent: str, folder: Path, banner: str) -> int:
+    """Run the shell in the foreground until it ends; returns its exit status. Ctrl-C belongs to the shell meanwhile."""
+    print(banner, flush=True)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def at_start() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    try:
+        return subprocess.run([program(), "-i"], cwd=folder, env=surroundings(agent), preexec_fn=at_start).returncode
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def main() -> None:
     agent, role = os.environ.get("ORGCTL_AGENT", "person"), os.environ.get("ORGCTL_ROLE", "")
     base.write_event(Home.find(), agent, "idle", "a shell is open")
-    become(
+    print(
         f"{agent} ({role}). Your worktree: {os.getcwd()}\n"
         "  orgctl exp propose --hypothesis ... --mechanism ...   then edit, then: orgctl exp run E0001\n"
-        "  orgctl exp list    orgctl status    orgctl mail inbox    orgctl --help\n"
+        "  orgctl exp list    orgctl status    orgctl mail inbox    orgctl --help\n",
+        flush=True,
     )
+    os.execve(program(), [program(), "-i"], surroundings(agent))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,302 @@
+"""The sweep chief: hands out areas of the knob space, decides what is worth confirming, promotes what is `improved`.
+
+Started by `sweep.py` for the role chief-scientist. Its decisions are pure functions of the ledger: nothing is
+remembered but refusals and what was last told to whom, so a restarted chief goes on where it was.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
+
+from rich.text import Text
+
+from comms.mailbox import Message
+from lab.home import Home
+from lab.ledger import Fact
+from lab.records import Experiment, State
+from org.agents.console import FAINT, Section, keys_help, nominated_by, standing_section, verdict_line
+from org.agents.worker import Asked, Worker, superseded
+from org.events import figure, subject_of
+from org.role import CHIEF
+
+LIKELY = 0.5
+"""Chance of being accepted from which a nominee is confirmed at once."""
+UNLIKELY = 0.15
+"""Below this chance a nominee is not worth its runs, however long nothing better comes."""
+PATIENCE = 6
+"""Results without a better nominee after which one with a fair chance is confirmed all the same."""
+NEEDED = 1.9
+"""Sigmas by which the mean of six fresh runs must beat a bank of four (Welch, p < 0.012): t of 2.9 times sqrt(1/6 +
+1/4).
+"""
+DRY = 8
+"""Tries in an area without a promising nomination after which it comes last."""
+PROMISING = 2.0
+"""Sigmas on one run that count as promising."""
+
+
+@dataclass(frozen=True)
+class Nominee:
+    """A nominated experiment and what its confirmation is worth. `expected`: its gain after shrinkage, in sigmas."""
+
+    experiment: str
+    sigmas: float
+    expected: float
+    chance: float
+    """Probability that six fresh runs get it accepted."""
+    runs: float
+    """Runs that confirming it costs, the next trunk's bank included if it is accepted."""
+    age: int
+    """Nominating runs that ended since its own."""
+
+    @property
+    def worth(self) -> float:
+        """Expected gain a run."""
+        return max(0.0, self.expected) * self.chance / self.runs
+
+
+def prior_variance(state: State) -> float:
+    """Variance of true gains among what gets nominated, in sigmas squared: from the nominations so far, and 4 for four
+    more.
+    """
+    seen = [sigmas for one in state.experiments.values() if (sigmas := nominated_by(one)) is not None]
+    return max(0.5, statistics.fmean([*(max(0.0, min(sigmas, 20.0) ** 2 - 1.25) for sigmas in seen), *[4.0] * 4]))
+
+
+def nominees(state: State, bank: int = 4) -> list[Nominee]:
+    """Everything nominated and not yet decided on, the most worthwhile first."""
+    prior, noise = prior_variance(state), 1 + 1 / bank
+    ended = [run.ended or 0.0 for run in state.runs.values() if run.purpose == "nominate" and run.over]
+    found = []
+    for one in state.experiments.values():
+        sigmas = nominated_by(one)
+        if one.status != "nominated" or sigmas is None:
+            continue
+        sigmas = min(sigmas, 20.0)
+        expected, doubt = sigmas * prior / (prior + noise), prior * noise / (prior + noise)
+        chance = NormalDist().cdf((expected - NEEDED) / math.sqrt(doubt + 1 / 6 + 1 / bank))
+        dearer = _dearer(state, one)
+        runs = 3 + 3 * 0.6 + bank * chance + (bank * dearer if dearer > 1.001 else 0)
+        mine = max((run.ended or 0.0 for run in one.runs), default=0.0)
+        found.append(Nominee(one.id, sigmas, expected, chance, runs, sum(time > mine for time in ended)))
+    return sorted(found, key=lambda nominee: (-nominee.worth, nominee.experiment))
+
+
+def _dearer(state: State, experiment: Experiment) -> float:
+    """FLOPs of its run over the bank's; 1 when either is unknown. What is dearer has to beat a control."""
+    attempt = experiment.attempt
+    bank = state.bank(attempt.parent).flops() if attempt else None
+    mine = next((run.flops for run in experiment.runs if run.flops), None)
+    return mine / bank if mine and bank else 1.0
+
+
+def choose(found: Sequence[Nominee], confirming: int, most: int) -> Nominee | None:
+    """Which nominee to confirm now, if any: the best, once it is likely or nothing better has come for a while."""
+    if confirming >= most or not found:
+        return None
+    best = found[0]
+    patient = best.age >= PATIENCE and best.chance >= UNLIKELY
+    return best if best.chance >= LIKELY or patient else None
+
+
+def dry_areas(state: State, areas: Sequence[str]) -> set[str]:
+    """Areas whose last DRY tries brought no promising nomination."""
+    dry = set()
+    for area in areas:
+        tries = 0
+        for one in state.experiments.values():
+            if area in one.family.split("+") and any(run.purpose == "nominate" and run.over for run in one.runs):
+                good = one.status in ("improved", "promoted") or (nominated_by(one) or 0.0) >= PROMISING
+                tries = 0 if good else tries + 1
+        if tries >= DRY:
+            dry.add(area)
+    return dry
+
+
+def deal(areas: Mapping[str, int], researchers: Sequence[str], dry: set[str]) -> dict[str, list[str]]:
+    """Areas (name -> number of knobs) to researchers: the largest first to whom has least, dry ones last.
+
+    Nobody goes without: with too few areas, researchers share them.
+    """
+    parts: dict[str, list[str]] = {name: [] for name in researchers}
+    order = sorted(areas, key=lambda area: (area in dry, -areas[area]))
+    for area in order if researchers else []:
+        least = min(researchers, key=lambda name: (sum(areas[one] for one in parts[name]), researchers.index(name)))
+        parts[least].append(area)
+    empty = [name for name in researchers if not parts[name]]
+    return {name: part or [order[empty.index(name) % len(order)]] for name, part in parts.items()} if order else {}
+
+
+def best_improved(state: State, minimize: bool) -> Experiment | None:
+    """Of what is `improved` and waits for promotion, the one with the largest effect."""
+    waiting = [one for one in state.experiments.values() if one.status == "improved"]
+
+    def effect(one: Experiment) -> float:
+        verdict = one.attempts[-1].verdict or {}
+        value = verdict.get("effect")
+        return float(value) if isinstance(value, int | float) else 0.0
+
+    if not waiting:
+        return None
+    return min(waiting, key=effect) if minimize else max(waiting, key=effect)
+
+
+class Chief(Worker):
+    """Directs the sweep researchers of the design."""
+
+    def __init__(self, home: Home, agent: str, role: str) -> None:
+        super().__init__(home, agent, role)
+        self.researchers = [one.name for one in self.design.agents if one.role != CHIEF and one.backend == "sweep"]
+        self.told: dict[str, list[str]] = {}
+        self.refused: set[tuple[str, str, str]] = set()
+        """(kind, experiment, trunk) that the laboratory refused: asked again only on another trunk."""
+        self.skipped: set[str] = set()
+        self.promoting = ""
+
+    @property
+    def most(self) -> int:
+        """Confirmations at a time: each promotion makes the others start again, so few."""
+        slots = sum(one.slot is not None for one in self.design.agents)
+        return 1 if slots <= 2 else 2
+
+    @property
+    def title(self) -> str:
+        return f"directs {', '.join(self.researchers) or 'nobody'}"
+
+    def heard(self, message: Message) -> None:
+        if message.sender != "lab":
+            self.note(f"mail from {message.sender}: {message.body}")
+
+    def returned(self) -> None:
+        """Nothing to put in order: a chief has no worktree."""
+
+    def learned(self, facts: list[Fact]) -> None:
+        """A restarted researcher has forgotten its assignment."""
+        for fact in facts:
+            if fact.kind == "agent" and fact.body.get("what") in ("started", "restarted"):
+                self.told.pop(fact.subject, None)
+            elif fact.kind == "verdict" and self.now[0] != "starting":
+                self.note(
+                    f"{fact.subject}: {fact.body.get('verdict')}",
+                    "green" if fact.body.get("verdict") == "improved" else "",
+                )
+            elif fact.kind == "trunk" and fact.body.get("experiment") and self.now[0] != "starting":
+                self.note(
+                    f"{fact.body['experiment']} is promoted: trunk {str(fact.body.get('commit'))[:8]}", "bold green"
+                )
+
+    def candidates(self) -> list[Nominee]:
+        """Nominees that may be confirmed, best first."""
+        trunk = self.view.state.trunk
+        return [
+            one for one in nominees(self.view.state, self.design.process.bank)
+            if one.experiment not in self.skipped and ("confirm", one.experiment, trunk) not in self.refused
+        ]  # fmt: skip
+
+    def step(self) -> None:
+        state = self.view.state
+        self._assign(state)
+        if self.asked:
+            self.say("working", f"asked to {self.asked[0].kind} {self.asked[0].experiment}")
+            return
+        if self._promote(state) or self._withdraw(state):
+            return
+        confirming = [one for one in state.experiments.values() if one.status == "confirming"]
+        chosen = choose(self.candidates(), len(confirming), self.most) if self.design.confirmation == "chief" else None
+        if chosen:
+            self.say("working", f"orders confirmation of {chosen.experiment}")
+            self.note(
+                f"confirm {chosen.experiment}: {chosen.sigmas:+.1f} σ on one run, "
+                f"about {chosen.expected:+.1f} σ believed, chance {chosen.chance:.0%}", "cyan",
+            )  # fmt: skip
+            self.ask("confirm", chosen.experiment)
+        elif confirming:
+            self.say("waiting", f"{confirming[0].id} is being confirmed")
+        elif any(not run.over for run in state.runs.values()):
+            self.say("waiting", "for results")
+        else:
+            self.say("idle", "nothing to decide")
+
+    def _assign(self, state: State) -> None:
+        areas = Counter(knob.area for knob in self.task.knobs)
+        dry = dry_areas(state, list(areas))
+        for name, part in deal(areas, self.researchers, dry).items():
+            if self.told.get(name) != part:
+                resting = f" Dry for now, so last: {', '.join(sorted(dry))}." if dry else ""
+                areas_line = f"areas: [{', '.join(part)}]"
+                body = f"Your part of the knob space from now on:\n\n{areas_line}\n\nTurn no others.{resting}\n"
+                self.mail.send(self.agent, name, body, kind="assignment")
+                self.told[name] = part
+                self.note(f"{name} takes {', '.join(part)}")
+
+    def _promote(self, state: State) -> bool:
+        found = best_improved(state, self.minimize) if self.design.promotion == "chief" else None
+        if found is None or ("promote", found.id, state.trunk) in self.refused:
+            return False
+        self.say("working", f"promotes {found.id}")
+        self.ask("promote", found.id)
+        return True
+
+    def _withdraw(self, state: State) -> bool:
+        for one in state.experiments.values():
+            why = superseded(state, one) if one.status == "nominated" else None
+            if why and ("withdraw", one.id, state.trunk) not in self.refused:
+                self.note(f"withdraws {one.id}: {why}")
+                self.ask("withdraw", one.id, why=why)
+                return True
+        return False
+
+    def answered(self, asked: Asked, answer: dict[str, Any]) -> None:
+        if answer.get("ok"):
+            if answer.get("note"):
+                self.note(str(answer["note"]))
+            return
+        self.refused.add((asked.kind, asked.experiment, self.view.state.trunk))
+        self.note(f"{asked.kind} {asked.experiment} refused: {answer.get('error', '')}", "yellow")
+
+    def skip(self) -> None:
+        """Pass over the top nominee."""
+        top = next(iter(self.candidates()), None)
+        if top:
+            self.skipped.add(top.experiment)
+            self.note(f"passes over {top.experiment}", "yellow")
+
+    # Showing
+
+    def sections(self, width: int) -> list[Section]:
+        state = self.view.state
+        people = [Text.assemble((f"{name} ", "bold"), (", ".join(part), FAINT)) for name, part in self.told.items()]
+        ranked = [
+            Text.assemble(
+                (f"{one.experiment} ", FAINT), subject_of(state.experiments[one.experiment], 40).ljust(30),
+                (f" {one.sigmas:+.1f} σ", "green" if one.sigmas >= 1 else ""),
+                f"  believed {one.expected:+.1f}  chance {one.chance:.0%}",
+            )
+            for one in self.candidates()[:6]
+        ]  # fmt: skip
+        checks = [self._confirmation(one) for one in state.experiments.values() if one.status == "confirming"]
+        decided = [one for one in reversed(state.experiments.values()) if one.runs_for("confirm") and one.verdict]
+        past = [verdict_line(one) for one in decided[:8]]
+        return [
+            Section("assignments", people, least=1, rank=3), Section("being confirmed", checks, least=1, rank=0),
+            Section("nominees", ranked, least=1, rank=2), Section("decided on fresh seeds", past, least=1, rank=3),
+            standing_section(state, self.design.process.bank), self.log_section(),
+            keys_help("p pause", "s pass over the top nominee", "q take over with a shell"),
+        ]  # fmt: skip
+
+    def _confirmation(self, one: Experiment) -> Text:
+        runs = one.runs_for("confirm")
+        values = [run.metric["audit"] for run in runs if run.status == "ok" and "audit" in run.metric]
+        bank = self.view.state.bank(one.attempts[-1].parent).mean()
+        mean = (
+            f"mean {figure(statistics.fmean(values))} against {figure(bank)}" if values else "waits for its first run"
+        )
+        return Text.assemble(
+            (f"{one.id} ", "cyan"), subject_of(one, 36).ljust(28), f" n {len(values)} of {len(runs)}  {mean}"
+        )
