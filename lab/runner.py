@@ -336,9 +336,13 @@ class Run:
 
 
 def environment_hashes(spec: RunSpec) -> dict[str, str]:
-    """What makes runs comparable: hashes of data (its manifest), protected files and task, and versions."""
+    """What makes runs comparable: hashes of data (its manifest), protected files and task, and versions.
+
+    The task's hash leaves the budget and its deadline out: a control has another one and is compared all the same.
+    """
     manifest = read_json(spec.data / "manifest.json") or {}
     pinned = json.dumps(sorted(spec.protected_hashes.items()))
+    task = spec.task.model_dump_json(exclude={"scale": {"budget", "deadline_seconds"}})
     try:
         torch = importlib.metadata.version("torch")
     except importlib.metadata.PackageNotFoundError:
@@ -346,7 +350,7 @@ def environment_hashes(spec: RunSpec) -> dict[str, str]:
     return {
         **{str(key): value for key, value in manifest.items() if isinstance(value, str)},
         "protected": hashlib.sha256(pinned.encode()).hexdigest(),
-        "task": hashlib.sha256(spec.task.model_dump_json().encode()).hexdigest(),
+        "task": hashlib.sha256(task.encode()).hexdigest(),
         "org": spec.org_hash, "torch": torch, "python": platform.python_version(), "platform": platform.platform(),
         "fence": describe(),
     }

@@ -60,9 +60,14 @@ def test_a_better_learning_rate_wins_by_more_than_three_sigma_and_more_width_cos
     assert wide.run()["account"]["flops"] > 3 * base.run()["account"]["flops"]
 
 
-def test_a_run_may_have_another_budget_than_its_scale(bench: Make) -> None:
-    account = bench().run(budget={"kind": "steps", "amount": 10})["account"]
-    assert (account["steps"], account["tokens"]) == (10, 160)
+def test_a_control_may_have_another_budget_and_still_counts_as_the_same_task(bench: Make) -> None:
+    one = bench()
+    usual = one.run()
+    budget = {"kind": "steps", "amount": 10}
+    scale = {**one.task.scale.model_dump(), "budget": budget, "deadline_seconds": 7}
+    control = one.run(budget=budget, task={**one.task.model_dump(), "scale": scale})
+    assert (control["account"]["steps"], control["account"]["tokens"]) == (10, 160)
+    assert control["hashes"] == usual["hashes"]
 
 
 def test_a_task_without_a_feeder_reads_its_data_itself_and_has_unknown_tokens(bench: Make) -> None:
@@ -279,6 +284,19 @@ def test_a_runner_that_does_not_answer_is_ended_with_all_its_tree(bench: Make) -
     os.kill(runner.pid, signal.SIGSTOP)
     local.stop(runner, 0.2, one.folder)
     assert not runner.alive() and one.left() == []
+
+
+def test_a_runner_is_a_session_of_its_own_and_carries_none_of_its_starters_keys(
+    bench: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-ant-hush")
+    one = bench(committed={"toy/train.py": first(SLEEP)})
+    spec = one.spec()
+    runner = local.start(one.home, spec.run)
+    until(lambda: (one.folder / "counts.json").exists(), "training runs")
+    assert set(psutil.Process(runner.pid).environ()) <= set(local.PASSED_ON)
+    assert os.getsid(runner.pid) == runner.pid != os.getsid(0)
+    local.stop(runner, 10, one.folder)
 
 
 def test_a_run_goes_on_when_its_starter_dies(bench: Make) -> None:
