@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 
 import typer
-from comms.message import MailError
 
 import comms.commands
 import lab.commands
 import org.commands
+from comms.message import MailError
 from lab.errors import UserError
 from tasks.spec import TaskError
 from worktrees.repo import GitError

@@ -62,7 +62,8 @@ def _line(message: Message) -> str:
 def _show(message: Message) -> None:
     body = "".join(letter if letter.isprintable() or letter in "\n\t" else " " for letter in message.body)
     print(
-        f"from {message.sender} to {message.to}, {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(message.time))}, {message.kind} {message.about}\n\n{body}"
+        f"from {message.sender} to {message.to}, {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(message.time))}, "
+        f"{message.kind} {message.about}\n\n{body}"
     )
 
 

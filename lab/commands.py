@@ -25,7 +25,8 @@ from tasks.spec import Task
 
 app = typer.Typer(add_completion=False)
 exp = typer.Typer(
-    help="Experiments. The way of an idea: `propose` it, edit and `run` it (one run only nominates), `confirm` on fresh seeds, `promote` what is improved.",
+    help="Experiments. The way of an idea: `propose` it, edit and `run` it (one run only nominates), `confirm` on fresh seeds, "
+    "`promote` what is improved.",
     no_args_is_help=True,
     add_completion=False,
 )
@@ -307,7 +308,10 @@ def withdraw(
 
 @ledger_app.command()
 def verify(as_json: JsonFlag = False) -> None:
-    """Recompute the hash chain, compare its head with the copy outside `.org`, and results with their files. Exit code 1 when something does not fit."""
+    """Recompute the hash chain, compare its head with the copy outside `.org`, and results with their files.
+
+    Exit code 1 when something does not fit.
+    """
     home, view = _open()
     problems = view.ledger.verify()
     copied = read_json(backup_folder(home) / "head.json")

@@ -163,7 +163,8 @@ def _nominate(bank: Bank | None, task: Task, experiment: Experiment, attempt: At
         "m": len(values),
         "sigma": sigma,
         "reasoning": [
-            f"one run at {effect:+.4f} {task.metric.unit} ({-sigmas:+.1f} sigma of the bank, {sigma:.4f}) against {statistics.fmean(values):.4f}",
+            f"one run at {effect:+.4f} {task.metric.unit} ({-sigmas:+.1f} sigma of the bank, {sigma:.4f}) "
+            f"against {statistics.fmean(values):.4f}",
             "one run only nominates, and this one did not: no interval, no confirmation",
             f"compared on split search with the bank of {attempt.parent[:8]} (n {len(values)})",
         ],

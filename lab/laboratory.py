@@ -85,7 +85,8 @@ class Laboratory:
             raise UserError(f"{experiment.id} was withdrawn: propose it anew")
         if experiment.attempts:
             raise UserError(
-                f"{experiment.id} was submitted already ({experiment.status}): `orgctl exp show {experiment.id}`; a changed idea is a new proposal"
+                f"{experiment.id} was submitted already ({experiment.status}): `orgctl exp show {experiment.id}`; "
+                "a changed idea is a new proposal"
             )
         allowance = self.policy.queue_ahead
         if len(in_flight(self.state, experiment.agent)) >= allowance:
@@ -108,7 +109,8 @@ class Laboratory:
             )
         except ProtectedChanged as error:
             raise UserError(
-                f"{experiment.id} changes protected files ({', '.join(error.paths)}): put them back with `git checkout org/trunk -- FILE`; only {', '.join(self.task.editable)} may change"
+                f"{experiment.id} changes protected files ({', '.join(error.paths)}): put them back with "
+                f"`git checkout org/trunk -- FILE`; only {', '.join(self.task.editable)} may change"
             ) from error
         except NothingChanged as error:
             raise UserError(

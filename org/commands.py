@@ -46,7 +46,8 @@ NameOption = Annotated[
 BackendOption = Annotated[
     str | None,
     typer.Option(
-        help="Backend for every agent that is no human: sweep (an optimiser; needs no key, spends no money) or shell. Default: as the design says."
+        help="Backend for every agent that is no human: sweep (an optimiser; needs no key, spends no money), shell, or auto (the best "
+        "that can start here; says which). Default: as the design says."
     ),
 ]
 SlotsOption = Annotated[
@@ -78,6 +79,9 @@ def _wish(
             if not found or not Path(file).is_file():
                 raise UserError(f"--role {item}: write NAME=FILE.md, and the file must exist")
             roles[key] = Path(file).resolve()
+    if backend == "auto":
+        backend = base.choose()
+        _say(f"backend auto: {backend} (the best that can start here; spends nobody's money)")
     return session.Wish(design, task, scale, name, backend, slots, roles)
 
 
@@ -229,7 +233,8 @@ def _stop(home: Home, keep_runs: bool) -> None:
         while identity.alive():
             if time.monotonic() > deadline:
                 raise UserError(
-                    f"the controller (pid {identity.pid}) does not stop: look at {home.org}/controller.log, then kill it and run `orgctl down` again"
+                    f"the controller (pid {identity.pid}) does not stop: look at {home.org}/controller.log, kill it, "
+                    "then run `orgctl down` again"
                 )
             time.sleep(0.1)
         for path in home.requests.glob("*.json"):
@@ -356,4 +361,4 @@ def doctor(as_json: JsonFlag = False) -> None:
     else:
         examination.show(found)
     if not examination.required_ok(found):
-        raise typer.Exit(1)
+        raise typer.Exit(2)

@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-from comms.mailbox import Mail
 from filelock import FileLock, Timeout
 
+from comms.mailbox import Mail
 from lab.backup import back_up
 from lab.errors import UserError
 from lab.experiment import Policy
@@ -30,7 +30,7 @@ from lab.laboratory import Laboratory
 from lab.process import Identity
 from lab.requests import Request, answer, waiting
 from org import design as designs
-from org import news, session
+from org import news, role, session
 from org.agents import base
 from org.grid import Grid, PaneSpec
 from org.status import derive
@@ -84,7 +84,7 @@ class Controller:
             ),
             self.repo,
             session.slots_of(self.home, self.session),
-            chiefs={self.design.chief} if self.design.chief else set(),
+            chiefs={seat.agent for seat in self.seats.values() if seat.role in (role.CHIEF, role.HUMAN)},
             home_slots={seat.agent: seat.slot for seat in self.seats.values() if seat.slot is not None},
         )
         self.grid = Grid(self.session.name, self.home)

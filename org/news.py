@@ -19,7 +19,10 @@ def letters(fact: Fact, state: State, agents: list[str], task: Task) -> list[Let
     if fact.kind == "trunk" and fact.body.get("experiment"):
         promoted = state.experiments.get(fact.body["experiment"])
         what = promoted.hypothesis.splitlines()[0][:200] if promoted else ""
-        text = f"Trunk is now {fact.body['commit'][:8]}: {fact.body['experiment']} was promoted ({what}).\nBase new ideas on it: `git reset --hard org/trunk` in your worktree."
+        text = (
+            f"Trunk is now {fact.body['commit'][:8]}: {fact.body['experiment']} was promoted ({what}).\n"
+            "Base new ideas on it: `git reset --hard org/trunk` in your worktree."
+        )
         return [(agent, "promotion", fact.body["experiment"], text) for agent in agents]
     if experiment is None or experiment.agent not in agents:
         return []
@@ -27,7 +30,8 @@ def letters(fact: Fact, state: State, agents: list[str], task: Task) -> list[Let
     if fact.kind == "nomination":
         body = fact.body
         text = (
-            f"{experiment.id} is nominated: {body['value']:.4f} {task.metric.unit} on split search, {body['sigmas']:+.1f} sigma against the bank "
+            f"{experiment.id} is nominated: {body['value']:.4f} {task.metric.unit} on split search, "
+            f"{body['sigmas']:+.1f} sigma against the bank "
             f"({body['bank_mean']:.4f}, sigma {body['bank_sigma']:.4f}).\nOne run only nominates and its value is thrown away. "
             "Next: fresh seeds decide. Go on with another idea."
         )

@@ -64,6 +64,15 @@ class Backend(Protocol):
         """What to start. Files it needs are written under `seat.folder`, never into the worktree."""
 
 
+AUTO = ("sweep",)
+"""What `--backend auto` tries, best first."""
+
+
+def choose() -> str:
+    """The first of AUTO that can start on this machine."""
+    return next((name for name in AUTO if load(name).missing() is None), AUTO[-1])
+
+
 def load(name: str) -> Backend:
     """The backend of that name. Raises KeyError for an unknown one."""
     if name not in BACKENDS:
