@@ -119,6 +119,11 @@ class Watch:
 # sections: each a list of lines for a width and at most so many rows
 
 
+def start(text: str, style: str) -> Text:
+    """A line that begins in a style and goes on without it."""
+    return Text(no_wrap=True, overflow="ellipsis").append(text, style)
+
+
 def head(found: dict[str, Any]) -> Text:
     """Task, scale, metric, trunk, age, and whether anybody is in charge."""
     session, task = found["session"], found["task"]
@@ -146,14 +151,14 @@ def head(found: dict[str, Any]) -> Text:
 def standing(found: dict[str, Any], width: int, rows: int) -> list[Text]:
     """Baseline bank, confirmed best, and the staircase of trunk."""
     best, bank = found["best"], found["bank"]
-    first = Text("baseline  ", FAINT).append(status.bank_text(found["baseline"]), "bold")
+    first = start("baseline  ", FAINT).append(status.bank_text(found["baseline"]), "bold")
     lines = [
         first.append(f"  on {found['split']}", FAINT),
-        Text("best      ", FAINT).append(status.best_text(best), "bold green" if best else "default"),
+        start("best      ", FAINT).append(status.best_text(best), "bold green" if best else "default"),
     ]
     if best and bank and bank["commit"] != found["baseline"]["commit"]:
         lines.insert(1, Text.assemble(("bank now  ", FAINT), status.bank_text(bank)))
-    counts = Text("tried     ", FAINT)
+    counts = start("tried     ", FAINT)
     for name, number in found["experiments"].items():
         counts.append(f"{number} ", "bold").append(f"{clean(name, 20)}  ", OUTCOMES.get(name, ""))
     lines.append(counts)
@@ -170,7 +175,7 @@ def slots(found: dict[str, Any], width: int, rows: int) -> list[Text]:
     lines = []
     bar_width = max(8, min(30, width // 4))
     for row in found["slots"]:
-        line = Text(f"{row['slot']:>2} ", FAINT)
+        line = start(f"{row['slot']:>2} ", FAINT)
         if row["run"] is None:
             line.append("·" * bar_width, "grey30").append(" idle", FAINT)
         else:
@@ -191,7 +196,7 @@ def agents(found: dict[str, Any], width: int, rows: int, now: float) -> list[Tex
     wide = max((len(row["agent"]) for row in found["agents"]), default=5)
     for row in found["agents"]:
         style = status.STYLES.get(row["state"], "")
-        line = Text("● ", style).append(f"{row['agent']:<{wide}} ", "bold")
+        line = start("● ", style).append(f"{row['agent']:<{wide}} ", "bold")
         line.append(f"{row['state'].replace('_', ' '):<10} ", style)
         line.append(f"{status.span(now - row['since']) if row['since'] else '':>8} ", FAINT)
         line.append(f"{row['experiment'] or '':<6}").append(row["text"])
@@ -214,7 +219,7 @@ def experiments(state: State, width: int, rows: int) -> list[Text]:
     lines = [Text(title + ("hypothesis" if roomy else ""), FAINT)]
     for experiment in list(reversed(state.experiments.values()))[: rows - 1]:
         value, gap = chart.measured(experiment, state)
-        line = Text(f"{experiment.id:<7}", "bold").append(f"{clean(experiment.agent, 7):<8}")
+        line = start(f"{experiment.id:<7}", "bold").append(f"{clean(experiment.agent, 7):<8}")
         line.append(f"{subject_of(experiment, what):<{what}} ").append(f"{value:>9} {gap:>21}  ")
         line.append(f"{experiment.status:<13}", OUTCOMES.get(experiment.status, ""))
         if roomy:
@@ -229,7 +234,7 @@ def news(events: deque[tuple[float, str]], rows: int) -> list[Text]:
     for when, text in list(events)[-rows:] if rows > 0 else []:
         good = " promoted:" in text or " improved:" in text
         loud = "bold red" if text.startswith("ALARM") else "green" if good else ""
-        lines.append(Text(time.strftime("%H:%M:%S ", time.localtime(when)), FAINT).append(text, loud))
+        lines.append(start(time.strftime("%H:%M:%S ", time.localtime(when)), FAINT).append(text, loud))
     return lines or [Text("nothing has happened yet", FAINT)]
 
 
@@ -238,9 +243,9 @@ def news(events: deque[tuple[float, str]], rows: int) -> list[Text]:
 
 def frame(watch: Watch, found: dict[str, Any], columns: int, rows: int, now: float) -> RenderableType:
     """The whole screen."""
-    title = Text("orgctl  ", "bold cyan").append_text(head(found))
+    title = start("orgctl  ", "bold cyan").append_text(head(found))
     if watch.notice:
-        title = Text(f"! {watch.notice}", "bold yellow")
+        title = start(f"! {watch.notice}", "bold yellow")
     if columns < WIDE or rows < TALL:
         return _stacked(watch, found, title, columns, rows, now)
     room = rows - 3 - 14 - 4  # for slots and agents, after the head, eight experiments, four events and borders

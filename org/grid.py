@@ -308,6 +308,7 @@ class Grid:
         commands.append([*first, *PLACEHOLDER])
         for key, value in (("@agent", board.agent), ("@role", board.role)):
             commands.append(["set-option", "-p", "-t", f"={self.name}:0.0", key, value])
+        commands.append(["set-option", "-w", "-t", f"={self.name}:0", "pane-border-status", "off"])
         self._tmux.must(*chain(commands))
 
     def _place(self, missing: list[PaneSpec], panes: list[Pane], size: tuple[int, int]) -> None:
@@ -347,6 +348,8 @@ class Grid:
             pane.set_option("@role", spec.role)
         except LibTmuxException as error:
             raise UserError(f"tmux lost the new pane of agent {spec.agent} ({error}): run `orgctl up` again") from error
+        if spec.agent == BOARD:
+            self._tmux.must("set-option", "-w", "-t", str(pane.pane_id), "pane-border-status", "off")
         if command[0] == "split-window":
             self._tmux.must("select-layout", "-t", str(pane.pane_id), "tiled")  # makes room for the next split
         return str(pane.pane_id)

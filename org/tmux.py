@@ -79,7 +79,8 @@ def pane_terminal() -> str:
 def options(name: str, default_size: str) -> list[list[str]]:
     """Our configuration as arguments of set-option; it replaces the user's."""
     colours = "".join(f"#{{?#{{==:#{{@state}},{state}}},#[fg={colour}],}}" for state, colour in COLOURS.items())
-    border = f" {colours}●#[default] #{{?@label,#{{@label}},#[bold]#{{@agent}}#[nobold]}} "
+    title = "#{?@label,#{@label},#{@agent}}"
+    border = f" {colours}●#[default] #{{?pane_active,#[bold],#[fg=colour250]}}{title}#[default] "
     gone = "#{?pane_dead,#[fg=red]exited #{pane_dead_status}#{pane_dead_signal} #[default],}"
     wanted: dict[str, dict[str, str]] = {
         "-s": {"escape-time": "10", "default-terminal": pane_terminal(), "focus-events": "on"},
