@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-from lab.records import Attempt, Experiment, State
+from lab.experiment import cost_ratio
+from lab.records import Attempt, Bank, Experiment, State
+from lab.verdict import needs_control
 from org.agents.belief import Belief, Evidence
 from org.agents.space import Value, distance, distribution, neighbours, rounded, settle
 from org.agents.worker import MOVED
@@ -82,14 +84,14 @@ class Noise:
 
 
 def trials(state: State, task: Task, agents: Sequence[str] | None = None) -> list[Trial]:
-    """Experiments that set knobs, as trials, oldest first; of these agents only, if given."""
+    """Experiments that set knobs, as trials, oldest first; with `agents` only theirs, and what reached trunk."""
     known = {knob.name for knob in task.knobs}
     return [
         _trial(state, task, experiment)
         for experiment in state.experiments.values()
         if experiment.params
         and set(experiment.params) <= known
-        and (agents is None or experiment.agent in agents)
+        and (agents is None or experiment.agent in agents or experiment.promoted)
         and not _taken_back(experiment)
     ]
 
@@ -111,7 +113,7 @@ def _trial(state: State, task: Task, experiment: Experiment) -> Trial:
             if run.status == "ok" and "audit" in run.metric
         ]
         if len(fresh) > 1 and bank.values("audit"):
-            gain = sign * (bank.mean("audit") - statistics.fmean(fresh))
+            gain = _earned(sign * (bank.mean("audit") - statistics.fmean(fresh)), experiment, bank)
             return Trial(experiment.id, experiment.agent, attempt.parent, changed, "done", gain, len(fresh))
     first = experiment.attempts[0] if experiment.attempts else None
     base = first.parent if first else experiment.base
@@ -133,7 +135,15 @@ def _nominating(
     if runs[0].status != "ok" or not math.isfinite(value):
         return "failed", math.nan
     bank = state.bank(first.parent)
-    return ("done", sign * (bank.mean("search") - value)) if bank.values("search") else ("pending", math.nan)
+    if not bank.values("search"):
+        return "pending", math.nan
+    return "done", _earned(sign * (bank.mean("search") - value), experiment, bank)
+
+
+def _earned(gain: float, experiment: Experiment, bank: Bank) -> float:
+    """A gain as far as it was not bought: of what costs more compute, none before a verdict has said so."""
+    dear = needs_control(cost_ratio([run for run in experiment.runs if run.purpose != "control"], bank))
+    return min(gain, 0.0) if dear and experiment.status not in ("improved", "promoted") else gain
 
 
 def noise(state: State, split: str = "search") -> Noise | None:

@@ -140,7 +140,7 @@ class Researcher(Worker):
         unsent = [
             one
             for one in self.mine
-            if one.status == "proposed" and not any(asked.experiment == one.id for asked in waiting)
+            if one.status == "proposed" and not any(asked.experiment == one.id for asked in self.asked)
         ]
         busy = queue.in_flight(state, self.agent)
         if waiting:

@@ -17,9 +17,11 @@ from typing import Any
 from rich.text import Text
 
 from comms.mailbox import Message
+from lab.experiment import cost_ratio
 from lab.home import Home
 from lab.ledger import Fact
 from lab.records import Experiment, State
+from lab.verdict import STAGES, needs_control, stage_alpha
 from org.agents.console import FAINT, Section, keys_help, nominated_by, standing_section, verdict_line
 from org.agents.worker import Asked, Worker, superseded
 from org.events import figure, subject_of
@@ -29,12 +31,8 @@ LIKELY = 0.5
 """Chance of being accepted from which a nominee is confirmed at once."""
 UNLIKELY = 0.15
 """Below this chance a nominee is not worth its runs, however long nothing better comes."""
-PATIENCE = 6
+PATIENCE = 4
 """Results without a better nominee after which one with a fair chance is confirmed all the same."""
-NEEDED = 1.9
-"""Sigmas by which the mean of six fresh runs must beat a bank of four (Welch, p < 0.012): t of 2.9 times sqrt(1/6 +
-1/4).
-"""
 DRY = 8
 """Tries in an area without a promising nomination after which it comes last."""
 PROMISING = 2.0
@@ -49,7 +47,7 @@ class Nominee:
     sigmas: float
     expected: float
     chance: float
-    """Probability that six fresh runs get it accepted."""
+    """Probability that the fresh runs of all stages get it accepted."""
     runs: float
     """Runs that confirming it costs, the next trunk's bank included if it is accepted."""
     age: int
@@ -62,16 +60,15 @@ class Nominee:
 
 
 def prior_variance(state: State) -> float:
-    """Variance of true gains among what gets nominated, in sigmas squared: from the nominations so far, and 4 for four
-    more.
-    """
+    """Variance of true gains among nominees, in sigmas squared: from the nominations so far, and four more of 4."""
     seen = [sigmas for one in state.experiments.values() if (sigmas := nominated_by(one)) is not None]
     return max(0.5, statistics.fmean([*(max(0.0, min(sigmas, 20.0) ** 2 - 1.25) for sigmas in seen), *[4.0] * 4]))
 
 
 def nominees(state: State, bank: int = 4) -> list[Nominee]:
-    """Everything nominated and not yet decided on, the most worthwhile first."""
+    """Everything nominated and not yet decided on, the most worthwhile first. `bank`: baseline runs of a new trunk."""
     prior, noise = prior_variance(state), 1 + 1 / bank
+    fresh = math.sqrt(1 / STAGES[-1] + 1 / (bank + len(STAGES)))  # each stage of a confirmation adds one to the bank
     ended = [run.ended or 0.0 for run in state.runs.values() if run.purpose == "nominate" and run.over]
     found = []
     for one in state.experiments.values():
@@ -80,20 +77,33 @@ def nominees(state: State, bank: int = 4) -> list[Nominee]:
             continue
         sigmas = min(sigmas, 20.0)
         expected, doubt = sigmas * prior / (prior + noise), prior * noise / (prior + noise)
-        chance = NormalDist().cdf((expected - NEEDED) / math.sqrt(doubt + 1 / 6 + 1 / bank))
-        dearer = _dearer(state, one)
-        runs = 3 + 3 * 0.6 + bank * chance + (bank * dearer if dearer > 1.001 else 0)
+        chance = NormalDist().cdf((expected - _needed(bank) * fresh) / math.hypot(math.sqrt(doubt), fresh))
+        ratio = _cost(state, one)
+        dear = needs_control(ratio)
+        chance *= earned_share(state) if dear else 1.0
+        runs = (sum(STAGES) + len(STAGES)) / 2 + bank * chance + (bank * ratio if dear else 0.0)
         mine = max((run.ended or 0.0 for run in one.runs), default=0.0)
         found.append(Nominee(one.id, sigmas, expected, chance, runs, sum(time > mine for time in ended)))
     return sorted(found, key=lambda nominee: (-nominee.worth, nominee.experiment))
 
 
-def _dearer(state: State, experiment: Experiment) -> float:
-    """FLOPs of its run over the bank's; 1 when either is unknown. What is dearer has to beat a control."""
+def _needed(bank: int) -> float:
+    """The t that the last stage accepts from, by the normal quantile and its first correction for degrees of freedom."""
+    z = NormalDist().inv_cdf(1 - stage_alpha(STAGES[-1]))
+    return z + (z**3 + z) / (4 * (STAGES[-1] + bank + len(STAGES) - 2))
+
+
+def _cost(state: State, experiment: Experiment) -> float:
+    """FLOPs of its runs over the bank's; 1 when either is unknown."""
     attempt = experiment.attempt
-    bank = state.bank(attempt.parent).flops() if attempt else None
-    mine = next((run.flops for run in experiment.runs if run.flops), None)
-    return mine / bank if mine and bank else 1.0
+    mine = [run for run in experiment.runs if run.purpose != "control"]
+    return (cost_ratio(mine, state.bank(attempt.parent)) if attempt else None) or 1.0
+
+
+def earned_share(state: State) -> float:
+    """How often what costs more compute turned out `improved` and not `bought`; a half before anything is known."""
+    judged = [one.verdict for one in state.experiments.values() if needs_control(_cost(state, one))]
+    return (judged.count("improved") + 1) / (judged.count("improved") + judged.count("bought") + 2)
 
 
 def choose(found: Sequence[Nominee], confirming: int, most: int) -> Nominee | None:
