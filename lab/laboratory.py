@@ -358,12 +358,15 @@ class Laboratory:
                     self._result(run, {"status": "killed", "reason": "withdrawn before it started"})
             if run.status != "running":
                 continue
-            alive = Identity(run.pid, run.process_started).alive()
-            found = read_json(self.home.runs / run.id / "result.json")
+            if Identity(run.pid, run.process_started).alive():
+                continue  # the runner's last deed is the result: what lies there before is not from it
+            folder = self.home.runs / run.id
+            found = read_json(folder / "result.json")
             if found is not None and found.get("run") == run.id:
                 self._result(run, found)
-            elif not alive:
-                log = self.home.runs / run.id / "runner.log"
+            else:
+                local.bury(folder)
+                log = folder / "runner.log"
                 tail = log.read_text(errors="replace")[-2000:] if log.is_file() else ""
                 self._result(
                     run, {"status": "crashed", "reason": "its runner vanished without a result", "log_tail": tail}

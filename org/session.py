@@ -140,7 +140,7 @@ def ready_data(home: Home, say: Callable[[str], None]) -> None:
         if manifest is None or not view.state.session.get("hashes"):
             say(f"preparing the data of task {task.name}, once")
             began = time.monotonic()
-            manifest = prepare(task, home.protected, home.data, home.org / "prepare.log")
+            manifest = prepare(task, home.protected, home.data, home.org / "prepare.log", view.state.session["protected"])
             say(f"data ready in {time.monotonic() - began:.0f} s")
         hashes = {key: value for key, value in manifest.items() if isinstance(value, str)}
         before = view.state.session.get("hashes") or {}

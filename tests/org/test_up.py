@@ -29,7 +29,7 @@ def test_up_in_an_empty_directory_does_research_and_finds_a_verified_improvement
     assert git(org.root, "branch", "--show-current") == "org/trunk"
     assert {"org/trunk", "org/main/r1", "org/main/r2"} <= set(git(org.root, "branch", "--format=%(refname:short)").split())
     assert set(org.panes()) == {"board", "chief", "r1", "r2"}
-    until(lambda: org.state.promotions(), "a promotion", 200)
+    until(lambda: (now := org.state).promotions() and len(now.bank().values("audit")) >= 4, "a promotion, and its bank", 200)
     org("down")
     state = org.state
     first = state.promotions()[0]
@@ -50,7 +50,7 @@ def test_up_in_an_empty_directory_does_research_and_finds_a_verified_improvement
     files = org("report").split()
     assert [Path(file).name for file in files] == ["progress.png", "results.tsv", "report.md"]
     text = (org.root / "report" / "report.md").read_text()
-    assert first.id in text and "improved" in text
+    assert f"**{first.id}**" in text and "confirmed best" in text
 
 
 def test_every_run_is_recorded_whole_and_failures_with_their_log(org: Org) -> None:
