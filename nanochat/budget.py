@@ -36,7 +36,7 @@ class Budget:
         return self.tokens if self.kind == "tokens" else self.steps
 
     def grant(self, rows: int, context: int) -> int:
-        """How many of `rows` rows of `context` tokens may still be served; 0 at the end. Never serves more than the amount."""
+        """How many of `rows` rows of `context` tokens may still be served; 0 at the end, and never more than the amount."""
         left = self.amount - self.spent
         return min(rows, left // context) if self.kind == "tokens" else (rows if left > 0 else 0)
 

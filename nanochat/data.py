@@ -1,9 +1,8 @@
-"""Text in, token rows out: the corpus, its split, the feeder that serves and counts training rows, and the client of the feeder.
+"""Text in, token rows out: the corpus and its split, the feeder that serves and counts training rows, the feeder's client.
 
-Called by the laboratory as `python -P -m nanochat.data prepare|feed`, and by train.py through `Feed`.
-Notable choices:
-- corpus `stdlib`: the source and docstrings of the interpreter's own standard library, so nothing is ever downloaded;
-- validation comes from modules that training never sees, and paragraphs that training also holds are dropped from it;
+Called by the laboratory as `python -P -m nanochat.data prepare|feed`, and by train.py through `Feed`. Notable choices:
+- corpus `stdlib`: the source of the interpreter's own standard library, so nothing is ever downloaded;
+- validation comes from modules that training never sees, less the paragraphs that training also holds;
 - the trainer never holds the corpus: a process of its own serves rows over a socket, counts them and stops at the budget.
 """
 
@@ -14,6 +13,7 @@ import ast
 import contextlib
 import hashlib
 import json
+import math
 import os
 import platform
 import re
@@ -48,7 +48,7 @@ BUDGET = '{"kind": "tokens", "amount": 307200}'
 
 HELD_OUT = ("pydoc_data", "idlelib", "tkinter", "turtledemo")
 """Modules that only validation reads. Some systems ship the last three apart; pydoc_data alone is enough."""
-LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__", "ensurepip", "_bundled", "encodings"}
+LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__", "_bundled", "encodings"}
 """Folders nobody reads: foreign packages, tests, and the character tables of `encodings`, which are hardly text."""
 TOKENIZER_BYTES = 3_000_000  # of training text from which the merges are learnt
 SHORTEST = 200  # characters; shorter documents are dropped
@@ -62,16 +62,19 @@ class DataError(Exception):
 
 
 def read_settings(path: str | Path | None) -> dict[str, Any]:
-    """`SETTINGS` overlaid with the JSON object in `path`. Raises DataError for an unknown name or an impossible value."""
+    """`SETTINGS` overlaid with the JSON object in `path`. Raises DataError naming an unknown setting or impossible value."""
     try:
         given = json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot read the scale's settings: {error}") from error
+    if not isinstance(given, dict):
+        raise DataError(f"{path}: the scale's settings must be a JSON object")
     for name, value in given.items():
         if name not in SETTINGS:
             raise DataError(f"{path}: unknown setting {name!r}: choose from {', '.join(SETTINGS)}")
         if type(value) is not type(SETTINGS[name]) or (isinstance(value, int) and value < 1):
-            raise DataError(f"{path}: setting {name} cannot be {value!r}: a positive {type(SETTINGS[name]).__name__} is needed")
+            needed = "a name" if isinstance(SETTINGS[name], str) else "a positive integer"
+            raise DataError(f"{path}: setting {name} cannot be {value!r}: give {needed}")
     return {**SETTINGS, **given}
 
 
@@ -81,7 +84,7 @@ def read_settings(path: str | Path | None) -> dict[str, Any]:
 def stdlib_documents(root: Path | None = None) -> tuple[dict[str, str], dict[str, str]]:
     """(training, validation) documents of the standard library: name -> text, in sorted order of the names.
 
-    One document a module; `pydoc_data/topics.py` holds one a topic. Raises DataError when the interpreter ships no held-out module.
+    One document a module; `pydoc_data/topics.py` holds one a topic. Raises DataError when there is nothing to hold out.
     """
     root = root or Path(sysconfig.get_path("stdlib"))
     training: dict[str, str] = {}
@@ -103,7 +106,8 @@ def stdlib_documents(root: Path | None = None) -> tuple[dict[str, str], dict[str
         else:
             training[name] = text
     if not training or not validation:
-        raise DataError(f"{root} holds no {'training' if not training else 'validation'} text: use a Python that ships its library")
+        missing = "validation" if training else "training"
+        raise DataError(f"{root} holds no {missing} text: use a Python that ships its library as source")
     return training, validation
 
 
@@ -123,7 +127,7 @@ def paragraphs(text: str) -> list[str]:
 
 
 def without_known(documents: dict[str, str], training: dict[str, str]) -> dict[str, str]:
-    """The documents without paragraphs that training, or an earlier one of these documents, holds too; short rests are dropped."""
+    """The documents without the paragraphs that training, or an earlier one of them, holds too; short rests are dropped."""
     known = {paragraph.strip() for text in training.values() for paragraph in paragraphs(text)}
     kept: dict[str, str] = {}
     for name, text in documents.items():
@@ -158,14 +162,12 @@ def _by_hash(documents: dict[str, str]) -> list[str]:
 def prepare(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """Fill `folder` and return its manifest; at once when it is there already with these settings.
 
-    Writes train.npy (uint16, every document behind a BOS), search/audit/locked.npy (uint16, rows x (context + 1)), token_bytes.npy,
-    tokenizer.json and, last, manifest.json. Every file is renamed into place and depends on the text alone, so that two at a
-    time do no harm. Raises DataError.
+    Writes train.npy (uint16, every document behind a BOS), search/audit/locked.npy (uint16, rows x (context + 1)),
+    token_bytes.npy, tokenizer.json and, last, manifest.json. Every file is renamed into place and depends on the text alone,
+    so that two at a time do no harm. Raises DataError.
     """
-    wanted = {name: settings[name] for name in ("corpus", "vocab", "context", "eval_rows", "train_bytes")}
-    settings_hash = _sha(json.dumps(wanted, sort_keys=True).encode())
     manifest = read_manifest(folder)
-    if manifest and manifest.get("settings") == settings_hash and all((folder / name).is_file() for name in _files()):
+    if manifest and manifest.get("settings") == settings_hash(settings) and all((folder / f).is_file() for f in _files()):
         return manifest
     if settings["corpus"] != "stdlib":
         raise DataError(f"unknown corpus {settings['corpus']!r}: choose stdlib")
@@ -183,10 +185,10 @@ def prepare(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
     text = tokenizer.dump()
     listing = [[name, _sha(body.encode())] for part in (training, validation) for name, body in part.items()]
     manifest = {
-        "settings": settings_hash,
+        "settings": settings_hash(settings),
         "corpus": _sha(json.dumps(listing).encode()),
         "tokenizer": _sha(text.encode()),
-        **{name: _sha(np.ascontiguousarray(array).tobytes()) for name, array in arrays.items()},
+        **{name: _sha(array.tobytes()) for name, array in arrays.items()},
         "corpus_name": settings["corpus"],
         "corpus_python": platform.python_version(),
         "held_out": " ".join(sorted({name.split("/")[0] for name in validation})),
@@ -207,6 +209,12 @@ def prepare(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
     return manifest
 
 
+def settings_hash(settings: dict[str, Any]) -> str:
+    """Hash of those settings that prepared data depends on."""
+    wanted = {name: settings[name] for name in ("corpus", "vocab", "context", "eval_rows", "train_bytes")}
+    return _sha(json.dumps(wanted, sort_keys=True).encode())
+
+
 def read_manifest(folder: Path) -> dict[str, Any] | None:
     """The manifest of a prepared folder; None when there is none or it is half a file."""
     try:
@@ -217,15 +225,30 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 
 
 def eval_rows(tokens: np.ndarray, context: int, rows: int) -> np.ndarray:
-    """At most `rows` rows of context + 1 tokens, spread evenly over `tokens`; no two score the same position.
+    """At most `rows` rows of context + 1 tokens, spread evenly over `tokens`; no two score one position.
 
     Raises DataError when there are fewer than a quarter of them: the noise of such a small evaluation would drown everything.
     """
     available = (tokens.size - 1) // context
     if available < max(1, rows // 4):
-        raise DataError(f"the interpreter's library holds only {available} validation rows of {rows}: install idlelib or tkinter, or lower eval_rows")
+        raise DataError(f"the library holds only {available} of {rows} validation rows: install idlelib, or lower eval_rows")
     chosen = np.arange(min(rows, available)) * available // min(rows, available)
     return tokens[chosen[:, None] * context + np.arange(context + 1)]
+
+
+def load_array(folder: Path, name: str) -> np.ndarray:
+    """One of the arrays that prepare wrote, checked against the manifest. Raises DataError."""
+    manifest = read_manifest(folder)
+    remedy = f"run `python -m nanochat.data prepare --data {folder}`"
+    if manifest is None:
+        raise DataError(f"{folder} holds no manifest.json: {remedy} first")
+    try:
+        array = np.load(folder / f"{name}.npy")
+    except (OSError, ValueError) as error:
+        raise DataError(f"{folder}/{name}.npy cannot be read ({error}): delete the folder and {remedy}") from error
+    if _sha(array.tobytes()) != manifest.get(name):
+        raise DataError(f"{folder}/{name}.npy is not what the manifest says: delete the folder and {remedy}")
+    return np.asarray(array)
 
 
 def _files() -> list[str]:
@@ -245,8 +268,10 @@ def _at_most(documents: dict[str, str], size: int) -> dict[str, str]:
 
 def _tokens(tokenizer: Any, documents: dict[str, str]) -> np.ndarray:
     """All documents in hash order, each behind a BOS: uint16."""
-    pieces = [np.array([tokenizer.bos, *tokenizer.encode(documents[name])], dtype=np.uint16) for name in _by_hash(documents)]
-    return np.concatenate(pieces) if pieces else np.zeros(0, dtype=np.uint16)
+    pieces = [np.zeros(0, dtype=np.uint16)]
+    for name in _by_hash(documents):
+        pieces.append(np.array([tokenizer.bos, *tokenizer.encode(documents[name])], dtype=np.uint16))
+    return np.concatenate(pieces)
 
 
 @contextlib.contextmanager
@@ -266,31 +291,42 @@ def _renamed(path: Path) -> Iterator[Any]:
 
 
 class Order:
-    """Training rows without end, in an order fixed by the seed: every epoch a fresh phase and a fresh permutation."""
+    """Training rows without end, in an order fixed by the seed: every row once an epoch.
+
+    Each row lies a golden section of the corpus behind the one before. So every batch, and every run that ends before the corpus
+    does, sees an even sample of all modules; drawn at random, which modules a run happened to see was most of its noise.
+    """
 
     def __init__(self, tokens: np.ndarray, context: int, seed: int) -> None:
         if tokens.size < 2 * context + 1:
             raise DataError(f"{tokens.size} training tokens are too few for rows of {context}: run prepare with more text")
         self.tokens, self.context, self.seed = tokens, context, seed
         self.epoch = -1
-        self._rows = np.zeros(0, dtype=np.int64)
-        self._next = 0
+        self._left = 0
 
     def take(self, rows: int) -> np.ndarray:
         """The next `rows` rows: uint16 (rows, context + 1); the last token of one row may be the first of another."""
         starts: list[np.ndarray] = []
         while rows:
-            if self._next == len(self._rows):
-                self.epoch += 1
-                random = np.random.default_rng([self.seed, self.epoch])
-                phase = int(random.integers(self.context))
-                self._rows = phase + random.permutation((self.tokens.size - 1 - phase) // self.context) * self.context
-                self._next = 0
-            taken = self._rows[self._next : self._next + rows]
-            self._next += len(taken)
-            rows -= len(taken)
-            starts.append(taken)
+            if not self._left:
+                self._begin_epoch()
+            count = min(rows, self._left)
+            chosen = (self._row + self._stride * np.arange(count)) % self._rows
+            starts.append(self._phase + chosen * self.context)
+            self._row = (self._row + self._stride * count) % self._rows
+            self._left -= count
+            rows -= count
         return np.asarray(self.tokens[np.concatenate(starts)[:, None] + np.arange(self.context + 1)])
+
+    def _begin_epoch(self) -> None:
+        self.epoch += 1
+        random = np.random.default_rng([self.seed, self.epoch])
+        self._phase = int(random.integers(self.context))  # so that no two epochs cut the rows at the same places
+        self._rows = self._left = (self.tokens.size - 1 - self._phase) // self.context
+        self._row = int(random.integers(self._rows))
+        self._stride = max(1, round(self._rows * 0.6180339887498949))
+        while math.gcd(self._stride, self._rows) > 1:
+            self._stride += 1
 
 
 def serve(sock: socket.socket, order: Order, budget: Budget, max_rows: int, report: Callable[[Budget], None]) -> None:
@@ -328,7 +364,7 @@ def serve(sock: socket.socket, order: Order, budget: Budget, max_rows: int, repo
 
 
 def counts_writer(path: Path | None, context: int) -> Callable[[Budget], None]:
-    """Writes {"tokens", "steps", "amount", "done", "time"} to `path` as a whole file each time it is called."""
+    """Writes {"tokens", "steps", "amount", "done", "time"} to `path`, as a whole file, each time it is called."""
 
     def write(budget: Budget) -> None:
         if path is not None:
@@ -373,9 +409,9 @@ class Feed:
         return cls(ours, process)
 
     def batch(self, rows: int) -> tuple[Any, Any] | None:
-        """(inputs, targets) as int64 tensors (rows, context), or None at the end of the budget. The last batch may hold fewer rows.
+        """(inputs, targets) as int64 tensors (rows, context), or None at the end of the budget.
 
-        Raises FeedError when the feeder is gone.
+        The last batch may hold fewer rows. Raises FeedError when the feeder is gone.
         """
         import torch  # here, since the feeder and the scorer do without it
 
@@ -390,7 +426,7 @@ class Feed:
             return None
         self.progress = spent / amount
         self.tokens += served * context
-        both = torch.from_numpy(np.frombuffer(raw, dtype=np.uint16).reshape(served, context + 1).astype(np.int64))
+        both = torch.from_numpy(np.frombuffer(raw, dtype=np.uint16).astype(np.int64)).view(served, context + 1)
         return both[:, :-1].contiguous(), both[:, 1:].contiguous()
 
     def _read(self, size: int) -> bytearray:
@@ -417,7 +453,7 @@ def default_folder(settings: dict[str, Any]) -> Path:
     """Where a person's own runs keep their data: NANOCHAT_DATA, else a folder in the user's cache."""
     named = os.environ.get("NANOCHAT_DATA")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(named) if named else cache / "nanochat" / f"{settings['corpus']}-v{settings['vocab']}-t{settings['context']}-r{settings['eval_rows']}"
+    return Path(named) if named else cache / "nanochat" / settings_hash(settings)[:12]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -441,14 +477,12 @@ def main(argv: list[str] | None = None) -> int:
             begun = time.monotonic()
             manifest = prepare(folder, settings)
             print(
-                f"{folder}: {manifest['train_tokens']:,} training tokens of {manifest['train_documents']} modules, "
-                f"validation from {manifest['held_out']}, corpus {manifest['corpus'][:12]} ({time.monotonic() - begun:.1f} s)"
+                f"{folder}: {manifest['train_tokens']:,} training tokens of {manifest['train_documents']} modules, validation "
+                f"from {manifest['held_out']}, corpus {manifest['corpus'][:12]} ({time.monotonic() - begun:.1f} s)"
             )
             return 0
         budget = Budget.parse(args.budget)
-        if not (folder / "train.npy").is_file():
-            raise DataError(f"{folder} holds no train.npy: run `python -m nanochat.data prepare --data {folder}` first")
-        order = Order(np.load(folder / "train.npy", mmap_mode="r"), settings["context"], args.seed)
+        order = Order(load_array(folder, "train"), settings["context"], args.seed)
         with socket.socket(fileno=args.fd) as sock:
             serve(sock, order, budget, settings["max_rows"], counts_writer(args.counts, settings["context"]))
         return 0

@@ -1,13 +1,13 @@
 """Evaluation in two processes: the scorer, which holds the targets, and the model host, which runs the experiment's model.
 
-Called by the laboratory as `python -P -m nanochat.evaluate score`, with only the protected files on the import path; the scorer
-starts `python -P -m nanochat.evaluate host` on the experiment's checkout. Notable choices:
-- the scorer imports no code of the experiment: it sends token ids over a socket, receives float32 logits and checks their size,
-  applies its own log-softmax, and counts bytes from the raw bytes of the tokens;
+Called by the laboratory as `python -P -m nanochat.evaluate score`, with only the protected files on the import path; the
+scorer starts `python -P -m nanochat.evaluate host` on the experiment's checkout. Notable choices:
+- the scorer imports no code of the experiment: it sends token ids over a socket, receives float32 logits of the size it
+  expects, applies its own log-softmax, and counts bytes from the raw bytes of the tokens;
 - the host is told of no corpus and no targets, and reads the checkpoint as weights only;
-- probes are made of the scored rows: batches in which the text after a random cut is replaced come at random moments, and the
-  logits before the cut must not notice. Anything amiss ends as {"status": "invalid", "reason": ...}.
-What the host says of its own FLOPs and parameters is measured by protected code, but in the experiment's process.
+- probes are made of the scored rows: batches with other text after a random cut come at random moments, and predictions
+  before the cut must not notice. Anything amiss ends as {"status": "invalid", "reason": ...}.
+Parameters and FLOPs are counted by protected code, but in the experiment's process: trusted less than the metric.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from nanochat.data import SPLITS, DataError, read_manifest, read_settings
+from nanochat.data import SPLITS, DataError, load_array, read_settings
 
 BATCH_ROWS = 64
 PROBE_BATCHES = 2
@@ -51,7 +51,7 @@ class InvalidModel(Exception):
 class Host:
     """A running model host. Every talk with it is bounded by one deadline."""
 
-    def __init__(self, checkout: Path, checkpoint: Path, context: int, vocab: int, seconds: float = HOST_SECONDS) -> None:
+    def __init__(self, checkout: Path, checkpoint: Path, context: int, vocab: int, seconds: float) -> None:
         self.context, self.vocab, self.seconds = context, vocab, seconds
         self.deadline = time.monotonic() + seconds
         self.log = tempfile.TemporaryFile()  # noqa: SIM115
@@ -62,8 +62,9 @@ class Host:
         env = {name: os.environ[name] for name in kept if name in os.environ}
         env |= {"PYTHONPATH": str(checkout.resolve()), "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
         self.process = subprocess.Popen(
-            command, cwd=checkout, env=env, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log
-        )
+            command, cwd=checkout, env=env, pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log,
+        )  # fmt: skip
         theirs.close()
 
     def hello(self) -> dict[str, Any]:
@@ -87,7 +88,8 @@ class Host:
             raise self._gone(error) from error
         served, vocab = HEADER.unpack(self._read(HEADER.size))
         if served != len(rows) or vocab != self.vocab:
-            raise InvalidModel(f"the model returned {served} rows of {vocab} logits a position where {len(rows)} of {self.vocab} were due")
+            due = f"{len(rows)} of {self.vocab}"
+            raise InvalidModel(f"the model returned {served} rows of {vocab} logits a position where {due} were due")
         raw = self._read(len(rows) * self.context * self.vocab * 4)
         logits = np.frombuffer(raw, dtype=np.float32).reshape(len(rows), self.context, self.vocab)
         if not np.isfinite(logits).all():
@@ -122,7 +124,8 @@ class Host:
         self.log.seek(0, os.SEEK_END)
         self.log.seek(max(0, self.log.tell() - 4000))
         lines = self.log.read().decode("utf-8", "replace").strip().splitlines()
-        return InvalidModel(f"the model host died (exit {self.process.returncode}): {lines[-1][:300] if lines else 'without a word'}")
+        words = lines[-1][:300] if lines else "without a word"
+        return InvalidModel(f"the model host died (exit {self.process.returncode}): {words}")
 
     def close(self) -> None:
         """End the host, whatever it is doing."""
@@ -165,7 +168,8 @@ def score_rows(host: Host, rows: np.ndarray, token_bytes: np.ndarray, random: np
     for row, cut, logs in after:
         moved = float(np.abs(logs[:cut] - before[row][:cut]).max())
         if not moved <= TOLERANCE:
-            raise InvalidModel(f"the model looks ahead: text from position {cut} on moved what it said before by {moved:.2g} nats")
+            what = f"other text from position {cut} on moved what it said before by {moved:.2g} nats"
+            raise InvalidModel(f"the model looks ahead: {what}")
     return nats / math.log(2) / float(token_bytes[tokens[:, 1:]].sum())
 
 
@@ -176,24 +180,24 @@ def probe_inputs(tokens: np.ndarray, part: np.ndarray, random: np.random.Generat
     return np.where(np.arange(tokens.shape[1] - 1) < cuts[:, None], tokens[part, :-1], others), cuts
 
 
-def score(data: Path, settings: dict[str, Any], checkout: Path, out: Path, splits: list[str]) -> dict[str, Any]:
-    """The content of the result file. Raises DataError when the prepared data is at fault; the model's faults end as `invalid`."""
-    manifest = read_manifest(data)
-    if manifest is None:
-        raise DataError(f"{data} holds no manifest.json: run `python -m nanochat.data prepare --data {data}` first")
-    token_bytes = np.load(data / "token_bytes.npy")
-    result: dict[str, Any] = {"status": "ok", "reason": "", "metric": {}, "params": 0, "flops_per_token": None, "eval_tokens": 0}
-    random = np.random.default_rng()  # unseeded on purpose: nobody can know which rows are probed, and the metric does not depend on it
+def score(
+    data: Path, settings: dict[str, Any], checkout: Path, out: Path, splits: list[str], seconds: float = HOST_SECONDS
+) -> dict[str, Any]:
+    """The content of the result file. Raises DataError when the prepared data is at fault; the model's faults are `invalid`."""
+    token_bytes = load_array(data, "token_bytes")
+    rows = {split: load_array(data, split) for split in splits}
+    result: dict[str, Any] = {"status": "ok", "reason": "", "metric": {}}
+    result |= {"params": 0, "flops_per_token": None, "eval_tokens": 0}
+    random = np.random.default_rng()  # unseeded: nobody can know which rows are probed, and the metric does not depend on it
     checkpoint = out / "checkpoint.pt"
     if not checkpoint.is_file():
         return {**result, "status": "invalid", "reason": "training left no checkpoint.pt"}
-    host = Host(checkout, checkpoint, settings["context"], settings["vocab"])
+    host = Host(checkout, checkpoint, settings["context"], settings["vocab"], seconds)
     try:
         result |= host.hello()
         for split in splits:
-            rows = np.load(data / f"{split}.npy")
-            result["metric"][split] = score_rows(host, rows, token_bytes, random)
-            result["eval_tokens"] += rows.shape[0] * (rows.shape[1] - 1)
+            result["metric"][split] = score_rows(host, rows[split], token_bytes, random)
+            result["eval_tokens"] += rows[split].shape[0] * settings["context"]
     except InvalidModel as error:
         return {**result, "status": "invalid", "reason": " ".join(str(error).split()), "metric": {}}
     finally:
@@ -225,15 +229,16 @@ def host(checkpoint: Path, context: int, descriptor: int) -> int:
         model.eval()
     except Exception as error:
         return _refuse(sock, f"gpt.build cannot make the model of checkpoint.pt: {_first_line(error)}")
-    hello = {"params": sum(p.numel() for p in model.parameters()), "flops_per_token": flops_per_token(model, context)}
+    params = sum(p.numel() for p in model.parameters())
+    hello = {"params": params, "flops_per_token": flops_per_token(model, context)}
     with torch.inference_mode():
         raw = json.dumps(hello).encode()
         sock.sendall(struct.pack("<I", len(raw)) + raw)
         with sock.makefile("rb") as stream:
             while len(header := stream.read(HEADER.size)) == HEADER.size:
                 rows, width = HEADER.unpack(header)
-                tokens = np.frombuffer(stream.read(rows * width * 2), dtype=np.uint16).astype(np.int64).reshape(rows, width)
-                logits = model(torch.from_numpy(tokens)).float().cpu().contiguous()
+                raw = np.frombuffer(stream.read(rows * width * 2), dtype=np.uint16)
+                logits = model(torch.from_numpy(raw.astype(np.int64)).view(rows, width)).float().cpu().contiguous()
                 if logits.dim() != 3 or logits.shape[:2] != (rows, width):
                     raise ValueError(f"logits of shape {tuple(logits.shape)} for tokens of shape {(rows, width)}")
                 sock.sendall(HEADER.pack(rows, logits.shape[2]))
@@ -242,7 +247,7 @@ def host(checkpoint: Path, context: int, descriptor: int) -> int:
 
 
 def flops_per_token(model: Any, context: int) -> float | None:
-    """Training FLOPs a token: three times those of a forward pass (backward costs two), the optimiser's not yet included.
+    """Training FLOPs a token: three times a forward pass (backward costs two), the optimiser's not yet included.
 
     Counted with PyTorch's formulas and attention on its plain path, since there is none for fused attention on the CPU;
     attention therefore counts the whole square, not the causal half. None when the model cannot be counted.

@@ -1,8 +1,8 @@
 """The model: a GPT with one dial, depth. Width is ASPECT times the depth, heads are width / HEAD_DIM.
 
-Notable choices: RMSNorm without parameters, also behind the embedding; rotary positions; QK-norm with a multiplier; relu^2 MLP;
-no biases; untied head; zero-initialised projections back into the residual stream; logits softly capped.
-The evaluator calls `build(config)`, loads the checkpoint into what it returns and asks it for logits: keep that name working.
+Notable choices: RMSNorm without parameters, also behind the embedding; rotary positions; QK-norm with a multiplier; relu^2
+MLP; no biases; untied head; zero-initialised projections back into the residual stream; logits softly capped.
+The evaluator calls `build(config)`, loads the checkpoint into what it returns and asks it for logits: keep that working.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ROTARY_BASE = 10000.0
 SOFTCAP = 15.0
 """Logits are squashed into (-SOFTCAP, SOFTCAP) by tanh."""
 EMBED_STD = 1.0
-"""Standard deviation of the token embedding at the start (normalised afterwards, so it sets how fast directions turn)."""
+"""Standard deviation of the token embedding at the start; normalised afterwards, so it sets how fast directions turn."""
 UNEMBED_STD = 0.001
 """Standard deviation of the head at the start: nearly uniform predictions."""
 INIT_SCALE = 1.0
@@ -50,7 +50,7 @@ class Config:
         """Everything that follows from the depth. Raises ValueError when the heads do not fit."""
         width = ASPECT * depth
         if width % HEAD_DIM:
-            raise ValueError(f"depth {depth} gives width {width}, which heads of {HEAD_DIM} do not divide: change --depth or HEAD_DIM")
+            raise ValueError(f"depth {depth} gives width {width}, which heads of {HEAD_DIM} do not divide: change one of them")
         return cls(vocab, context, depth, width, width // HEAD_DIM)
 
 

@@ -1,7 +1,7 @@
 """The optimiser: Muon for the matrices inside the blocks, AdamW for embedding and head.
 
-Notable choices: matrices of one shape are orthogonalised together, which on small models costs a fraction of one by one;
-learning rates are nanochat's, those of AdamW scaled by (width / 768)^-0.5 as there; train.py multiplies all of them by its schedule.
+Notable choices: matrices of one shape are orthogonalised together, which saves small models most of the calls; AdamW's learning
+rates hold for width 768 and are scaled by (width / 768)^-0.5; train.py multiplies all of them by its schedule.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MUON_STEPS = 5
 """Muon: iterations of the orthogonalisation, at most 5; each costs three matrix products a matrix."""
 MATRIX_DECAY = 0.0
 """Muon: decoupled weight decay; a step shrinks the matrices by lr times this."""
-EMBEDDING_LR = 0.2
+EMBEDDING_LR = 0.03
 """AdamW: learning rate of the token embedding at width 768."""
 UNEMBEDDING_LR = 0.004
 """AdamW: learning rate of the head at width 768."""

@@ -1,7 +1,7 @@
 """The tokenizer: byte-level BPE trained on the training text by rustbpe, run by tiktoken from our own merges.
 
-Called by `data.prepare`. Notable choices: never one of tiktoken's named encodings, which download; one special token, BOS, with
-the highest id; saved as JSON, so that its hash says exactly what was used.
+Called by `data.prepare`. Notable choices: never one of tiktoken's named encodings, which download; one special token, BOS,
+with the highest id; saved as JSON, so that its hash says exactly what was used.
 """
 
 from __future__ import annotations
@@ -28,13 +28,14 @@ class Tokenizer:
         self.tokens, self.pattern = tokens, pattern
         self.vocab, self.bos = len(tokens) + 1, len(tokens)
         ranks = {token: rank for rank, token in enumerate(tokens)}
-        self._encoding = tiktoken.Encoding("nanochat", pat_str=pattern, mergeable_ranks=ranks, special_tokens={BOS: self.bos})
+        special = {BOS: self.bos}
+        self._encoding = tiktoken.Encoding("nanochat", pat_str=pattern, mergeable_ranks=ranks, special_tokens=special)
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab: int) -> Tokenizer:
-        """Learn `vocab` - 257 merges (256 bytes and BOS make up the rest). Raises ValueError when the text is too little."""
+        """Learn `vocab` - 257 merges; 256 bytes and BOS make up the rest. Raises ValueError when the text is too little."""
         if not 257 <= vocab <= 65536:
-            raise ValueError(f"vocab {vocab} must lie between 257 (bytes and BOS) and 65536 (ids are stored in 16 bits)")
+            raise ValueError(f"vocab {vocab} must lie between 257 (bytes and BOS) and 65536 (ids are kept in 16 bits)")
         trainer = rustbpe.Tokenizer()
         trainer.train_from_iterator(iter(texts), vocab_size=vocab - 1, pattern=PATTERN)
         ranks = sorted(trainer.get_mergeable_ranks(), key=lambda item: item[1])

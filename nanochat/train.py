@@ -1,7 +1,7 @@
 """Training: batches from the feeder until the budget is spent, then a checkpoint. `python -P -m nanochat.train`, in a checkout.
 
-Notable choices: the schedule follows the progress of the budget that the feeder reports, so any budget is annealed to its end;
-the seed fixes weights and order of the data, and one thread makes the same seed give the same digits.
+Notable choices: the schedule follows the progress of the budget that the feeder reports, so any budget is annealed to its
+end; the seed fixes weights and order of the data, and one thread makes the same seed give the same digits.
 By hand, `python -m nanochat.train` starts its own feeder and needs no argument.
 """
 
@@ -33,7 +33,7 @@ FINAL_LR = 0.0
 def schedule(progress: float) -> float:
     """Factor on all learning rates at this part of the budget, in [0, 1]."""
     if progress < WARMUP:
-        return (progress + 0.01) / (WARMUP + 0.01)
+        return (progress + 0.01) / (WARMUP + 0.01)  # a hundredth ahead, so that the first step is not wasted at zero
     left = (1 - progress) / WARMDOWN if WARMDOWN > 0 else 1.0
     return min(1.0, FINAL_LR + (1 - FINAL_LR) * left)
 
@@ -51,13 +51,18 @@ def train(model: gpt.GPT, feed: Feed) -> None:
         if not math.isfinite(value):
             raise FloatingPointError(f"loss is {value} at step {step} (progress {feed.progress:.0%}): lower a learning rate")
         optimizer.step(schedule(feed.progress), feed.progress)
-        if feed.progress >= due:
-            print(f"{feed.progress:4.0%}  step {step:5d}  loss {value:.4f}  tokens {feed.tokens:,}  {time.monotonic() - begun:.1f} s", flush=True)
-            due += 0.1
         step += 1
+        if feed.progress >= due:
+            report(feed, step, value, time.monotonic() - begun)
+            due += 0.1
     if not step:
         raise DataError("the budget is smaller than one row: give more tokens")
-    print(f"100%  step {step:5d}  loss {value:.4f}  tokens {feed.tokens:,}  {time.monotonic() - begun:.1f} s", flush=True)
+    report(feed, step, value, time.monotonic() - begun)
+
+
+def report(feed: Feed, step: int, loss: float, seconds: float) -> None:
+    """A line for people, and for whoever shows the last line of a log."""
+    print(f"{feed.progress:4.0%}  step {step:5d}  loss {loss:.4f}  tokens {feed.tokens:,}  {seconds:.1f} s", flush=True)
 
 
 def main() -> int:

@@ -1,7 +1,7 @@
 """Knobs as source: reads and writes the module-level constants that a task declares, leaving every other byte as it is.
 
-Called by the sweep agents, who edit real source and go through the same gates as anybody. The value is found by its place in
-the syntax tree, so comments, formatting and line ends survive; all edits are checked before the first file is written.
+Called by the sweep agents, who edit real source and go through the same gates as anybody. The value is found by its place
+in the syntax tree, so comments, formatting and line ends survive; all edits are checked before the first file is written.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def read_knobs(source_dir: Path, task: Task) -> dict[str, Value]:
 def write_knobs(source_dir: Path, task: Task, values: Mapping[str, Value]) -> list[str]:
     """Set these knobs; returns the files that changed (relative, in the task's order), each replaced as a whole.
 
-    Raises TaskError, before anything is written, for a name that is no knob, a value that has no literal (nan, a list), a value
-    that is not among a knob's choices, and for everything that `read_knobs` raises it for.
+    Raises TaskError, before anything is written, for a name that is no knob, a value that has no literal (nan, a list) or
+    is not among a knob's choices, and for everything that `read_knobs` raises it for.
     """
     knobs = {knob.name: knob for knob in task.knobs}
     sources: dict[str, _Source] = {}
@@ -113,9 +113,11 @@ class _Source:
             problem = "is not assigned" if not nodes else "is assigned more than once"
             raise TaskError(f"{self.path}: knob {name} {problem} at module level: keep exactly one `{name} = value`")
         node = nodes[0]
-        literal = node.operand if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd) else node
-        if node is None or not isinstance(literal, ast.Constant) or not isinstance(literal.value, float | int | str):
-            raise TaskError(f"{self.path}: knob {name} is no plain number, true, false or string: write its value as a literal")
+        signed = isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd)
+        literal = node.operand if isinstance(node, ast.UnaryOp) and signed else node
+        allowed = (int, float) if signed else (int, float, bool, str)
+        if node is None or not isinstance(literal, ast.Constant) or type(literal.value) not in allowed:
+            raise TaskError(f"{self.path}: knob {name} is no plain number, true, false or string: write it as a literal")
         return node
 
     def _place(self, node: ast.expr) -> tuple[int, int]:
