@@ -67,8 +67,12 @@ def finish(git: Plumbing) -> None:
 
 
 def _commit_beside(root: Path, content: Mapping[str, bytes], message: str, trunk_ref: str) -> None:
-    """`git init` and the commit in a folder beside, then one rename."""
-    stage = Path(tempfile.mkdtemp(prefix=".git-new-", dir=root))
+    """`git init` and the commit in a folder beside, then one rename. Takes away what killed calls left there."""
+    org = root / ".org"
+    org.mkdir(mode=0o700, exist_ok=True)
+    for stale in org.glob("git-new-*"):
+        shutil.rmtree(stale, ignore_errors=True)
+    stage = Path(tempfile.mkdtemp(prefix="git-new-", dir=org))
     try:
         answer = ambient(["init", "-q", "--template=", "."], stage)
         if answer.status:
@@ -77,6 +81,8 @@ def _commit_beside(root: Path, content: Mapping[str, bytes], message: str, trunk
         (stage / ".git").rename(root / ".git")
     finally:
         shutil.rmtree(stage, ignore_errors=True)
+        with suppress(OSError):
+            org.rmdir()  # only when it is empty
 
 
 def _commit_in_place(root: Path, content: Mapping[str, bytes], message: str, trunk_ref: str) -> None:

@@ -124,7 +124,9 @@ class Repo:
         path = Path(os.path.abspath(path))
         note = ""
         if (admin := self._registered(path)) is not None:
-            if (path / ".git").is_file() and (admin / "HEAD").is_file():
+            if _unfinished(admin):
+                (path / ".git").unlink(missing_ok=True)
+            elif (path / ".git").is_file():
                 if not (admin / "index").exists():  # killed while the files were laid out
                     self._fill(self._at(path), self.git.ref(f"refs/heads/{branch}") or commit)
                 return note
@@ -352,6 +354,16 @@ class Repo:
             return True
         refs = self.git.run("for-each-ref", f"--contains={commit}", "--format=%(refname)").text.split()
         return any(ref != besides for ref in refs)
+
+
+def _unfinished(admin: Path) -> bool:
+    """Was `git worktree add` killed before it had written all of its registration?"""
+    if not (admin / "HEAD").is_file() or not (admin / "commondir").is_file():
+        return True
+    try:
+        return (admin / "locked").read_text(errors="replace").startswith("initializing")
+    except OSError:
+        return False
 
 
 def _check_program(program: str) -> str:

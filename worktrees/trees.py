@@ -18,6 +18,8 @@ from pathlib import Path
 
 from worktrees.plumbing import GitError, Plumbing, check_path, shown
 
+DRAFT = ".orgctl-draft-"
+"""How files are named while they are written; a killed call leaves at most one, which the next `lay` removes."""
 FILE, PROGRAM, LINK, SUBMODULE = "100644", "100755", "120000", "160000"
 
 
@@ -148,7 +150,7 @@ def write_file(root: Path, path: str, data: bytes, mode: str) -> None:
     """Put a file (or link, by mode) at `path`, through a temporary name. GitError when something is in the way."""
     try:
         with opened_parent(root, path, create=True) as (parent, name):
-            temporary = f".{name[:100]}.{os.getpid()}.tmp"
+            temporary = f"{DRAFT}{os.getpid()}"
             try:
                 if mode == LINK:
                     os.symlink(os.fsdecode(data), temporary, dir_fd=parent)
@@ -237,6 +239,7 @@ def lay(git: Plumbing, commit: str, before: Mapping[str, Entry]) -> list[str]:
     Untracked files stay; one that lies where a tracked file must go is renamed to `<name>.kept`. Returns the new names.
     """
     root, wanted = git.folder, tree_files(git, commit)
+    _remove_drafts(root, {path.rpartition("/")[0] for path in wanted})
     for path in before:
         if path not in wanted:
             remove_file(root, path)
@@ -250,6 +253,14 @@ def lay(git: Plumbing, commit: str, before: Mapping[str, Entry]) -> list[str]:
         if entry.mode in (FILE, PROGRAM):
             _set_executable(root, path, entry.mode == PROGRAM)
     return kept
+
+
+def _remove_drafts(root: Path, folders: Iterable[str]) -> None:
+    for folder in folders:
+        with suppress(OSError), opened_parent(root, f"{folder}/." if folder else ".") as (place, _):
+            for name in os.listdir(place):
+                if name.startswith(DRAFT):
+                    os.unlink(name, dir_fd=place)
 
 
 def _clear_the_way(root: Path, path: str, tracked: bool) -> list[str]:

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -120,13 +121,18 @@ def test_a_beginning_killed_at_any_moment_is_finished_by_the_next(
     cut = 0
     for number in range(16):
         root = tmp_path / f"r{number}"
-        child = subprocess.Popen([sys.executable, "-c", CREATE, str(root)], stdout=subprocess.PIPE, text=True)
+        child = subprocess.Popen(
+            [sys.executable, "-c", CREATE, str(root)], stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
         assert child.stdout is not None and child.stdout.readline() == "ready\n"
         time.sleep(draw.uniform(0, 0.06))  # not a wait: the moment of the kill is what varies
-        child.kill()
+        os.killpg(child.pid, signal.SIGKILL)  # git as well
         cut += child.stdout.read() == ""
         child.wait()
         child.stdout.close()
+        assert set(os.listdir(root) if root.exists() else []) <= {".git", ".org", ".gitignore", "README.md", "nanochat"}
+        for lock in root.rglob("*.lock"):
+            lock.unlink()
         repo = Repo(root) if (root / ".git").exists() else Repo.create(root, FILES, "start")
         repo.adopt(list(FILES))
         assert git(root, "status", "--porcelain", "--untracked-files=no") == ""

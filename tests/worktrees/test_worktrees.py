@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -117,22 +118,23 @@ def test_a_worktree_whose_making_was_killed_is_finished_by_the_next_call(
 ) -> None:
     draw = random.Random(11)
     cut = 0
+    many = FILES | {f"data/{number}.txt": b"x" * number for number in range(150)}
+    first = Repo.create(tmp_path / "first", many, "start")
     for number in range(12):
-        repo = Repo.create(tmp_path / f"r{number}", FILES, "start")
+        repo = Repo(shutil.copytree(first.root, tmp_path / f"r{number}"))
         path = repo.root / ".org/worktrees/r1"
-        child = subprocess.Popen(
-            [sys.executable, "-c", ADD, str(repo.root), str(path)], stdout=subprocess.PIPE, text=True
-        )
+        argv = [sys.executable, "-c", ADD, str(repo.root), str(path)]
+        child = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, start_new_session=True)
         assert child.stdout is not None and child.stdout.readline() == "ready\n"
-        time.sleep(draw.uniform(0, 0.05))  # not a wait: the moment of the kill is what varies
-        child.kill()
+        time.sleep(draw.uniform(0, 0.1))  # not a wait: the moment of the kill is what varies
+        os.killpg(child.pid, signal.SIGKILL)  # git as well
         cut += child.stdout.read() == ""
         child.wait()
         child.stdout.close()
         for lock in (repo.root / ".git").rglob("*.lock"):
             lock.unlink()
         again(repo, path)
-        assert {name: data for name, data in everything(path).items() if name in FILES} == FILES
+        assert {name: data for name, data in everything(path).items() if name in many} == many
         assert git(path, "status", "--porcelain") == ""
         assert git(path, "symbolic-ref", "HEAD") == "refs/heads/org/main/r1"
     assert cut >= 3, "the kills came too late to prove anything"
