@@ -252,7 +252,7 @@ class Grid:
         tmux = ["tmux", "-u", "-L", self.socket]
         if Path(os.environ.get("TMUX", "").split(",")[0]).name == self.socket:
             return [*tmux, *chain(select or [["display-message", "you are attached already"]])]
-        return ["env", "-u", "TMUX", *tmux, *chain([["attach-session", "-t", answer.panes[0].session_id], *select])]
+        return [*tmux, *chain([["attach-session", "-t", answer.panes[0].session_id], *select])]
 
     def log_to(self, agent: str, path: Path) -> None:
         """Append all that the pane shows, escapes included, to `path` (two files of 4 MB at most); nothing if it is

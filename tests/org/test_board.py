@@ -180,6 +180,10 @@ def test_in_window_0_it_follows_the_ledger_and_ignores_keys(home: Home, grid: Gr
     until(lambda: "● r2 starting" in grid.capture("board"), "the agents as tmux shows them", 10)
     before = grid.capture("board")
     pane = (grid.observe() or {})["board"].pane_id
+    tty = ["tmux", "-L", grid.socket, "display-message", "-p", "-t", pane, "#{pane_tty}"]
+    terminal = subprocess.run(tty, capture_output=True, text=True).stdout.strip()
+    settings = subprocess.run(["stty", "-F", terminal, "-a"], capture_output=True, text=True).stdout
+    assert " -echo " in settings, "what is typed is not drawn into the board"
     subprocess.run(["tmux", "-L", grid.socket, "send-keys", "-t", pane, "QQQQ", "C-c"], check=True)
     story.ledger.append("alarm", {"text": "org/trunk was moved"}, "org/trunk")
     until(lambda: "ALARM org/trunk: org/trunk was moved" in grid.capture("board"), "the new fact", 10)

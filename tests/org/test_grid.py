@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import libtmux
+import psutil
 import pytest
 
 import org.tmux
@@ -73,8 +74,7 @@ def attached(argv: list[str], columns: int, rows: int) -> Iterator[int]:
     """A person's terminal of that size running `argv`; gives the descriptor to read and type on."""
     mine, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-    env = {**os.environ, "TERM": "xterm-256color"}
-    env.pop("TMUX", None)
+    env = {**os.environ, "TERM": "xterm-256color", "TMUX": "/tmp/another,1,0"}  # people sit in a tmux of their own
     client = subprocess.Popen(argv, stdin=theirs, stdout=theirs, stderr=theirs, env=env, start_new_session=True)
     os.close(theirs)
     os.set_blocking(mine, False)
@@ -154,7 +154,7 @@ def test_a_creation_that_was_cut_short_leaves_no_stray_pane(grid: Grid) -> None:
     named = tmux(grid, "new-window", "-dP", "-F", "#{pane_id}", "--", *org.tmux.PLACEHOLDER).strip()
     tmux(grid, "set-option", "-p", "-t", named, "@agent", "r2")
     assert up(grid, "r1", "r2") == ["r2"]
-    assert tmux(grid, "list-panes", "-a", "-F", "#{@agent}").split() == ["board", "r1", "r2"]
+    assert tmux(grid, "list-panes", "-a", "-F", "#{@agent}").splitlines() == ["board", "r1", "r2"]
     assert panes(grid)["r2"][0] == named
 
 
@@ -220,7 +220,8 @@ def test_hostile_labels_are_shown_as_they_are_and_nothing_runs(grid: Grid, tmp_p
         until(lambda: f"#(touch {trap}) #[fg=red] %H #{{pid}} ;" in see(), "the label as it is", 10)
         assert "\x1b[31m; run-shell" not in shown
     assert not trap.exists()
-    assert "run-shell" in tmux(grid, "show-options", "-pv", "-t", panes(grid)["r2"][0], "@label")
+    shown = tmux(grid, "show-options", "-pv", "-t", panes(grid)["r2"][0], "@label").rstrip("\n")
+    assert shown == f"two lines [31m; run-shell 'touch {trap}' ;"
     assert len(tmux(grid, "show-options", "-pv", "-t", panes(grid)["r3"][0], "@label")) <= 201
 
 
@@ -391,13 +392,23 @@ def test_the_screen_is_captured_with_history_and_colours(grid: Grid) -> None:
         grid.capture("r9")
 
 
+def writers(log: Path) -> list[int]:
+    """Processes that were started with the log's path as an argument of their own."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if str(log) in process.cmdline():
+                found.append(process.pid)
+    return found
+
+
 def test_the_screen_log_survives_respawn_and_stays_bounded(grid: Grid, tmp_path: Path) -> None:
     log = tmp_path / "a log; 100% #{odd}" / "screen.log"
     up(grid, "r1")
     grid.log_to("r1", log)
-    piped = tmux(grid, "display-message", "-p", "-t", panes(grid)["r1"][0], "#{pane_pipe}")
+    writer = until(lambda: writers(log), "a writer", 10)
     grid.log_to("r1", log)
-    assert piped == tmux(grid, "display-message", "-p", "-t", panes(grid)["r1"][0], "#{pane_pipe}") == "1\n"
+    assert writers(log) == writer and len(writer) == 1
     for word in ("first", "second"):
         grid.respawn(spec(grid, "r1", ["sh", "-c", f"echo {word}; exec sleep 1000"]))
         until(lambda word=word: log.exists() and word in log.read_text(), f"the {word} words", 10)
