@@ -7,6 +7,7 @@ no keys and no screen.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import sys
@@ -54,7 +55,8 @@ class Keys:
 
     def __exit__(self, *_: object) -> None:
         if self.descriptor is not None and self._before is not None:
-            termios.tcsetattr(self.descriptor, termios.TCSADRAIN, self._before)
+            with contextlib.suppress(termios.error):  # the terminal may be gone
+                termios.tcsetattr(self.descriptor, termios.TCSADRAIN, self._before)
 
     def read(self, seconds: float) -> str:
         """The next key, or "" when none came within `seconds`."""

@@ -47,7 +47,7 @@ def surroundings(agent: str) -> dict[str, str]:
     """The environment of a person's shell: `orgctl` on the path, commits under the agent's name as everywhere here."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     name = {f"GIT_{who}_NAME": agent for who in ("AUTHOR", "COMMITTER")}
-    address = {f"GIT_{who}_EMAIL": "agent@orgctl.local" for who in ("AUTHOR", "COMMITTER")}
+    address = {f"GIT_{who}_EMAIL": f"{agent}@orgctl.local" for who in ("AUTHOR", "COMMITTER")}
     return {**os.environ, "PATH": path, **name, **address}
 
 
