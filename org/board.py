@@ -129,22 +129,20 @@ def head(found: dict[str, Any]) -> Text:
     session, task = found["session"], found["task"]
     metric = task["metric"]
     better = {"minimize": "lower is better", "maximize": "higher is better"}.get(metric["direction"], "")
-    line = Text(no_wrap=True, overflow="ellipsis")
-    line.append(clean(session["name"] or "no session", 40), "bold")
-    for words in (task["title"], f"scale {task['scale']}" if task["scale"] else "", f"design {session['design']}"):
-        if words.strip() and words != "design ":
-            line.append(f"  ·  {clean(words)}")
-    if metric["name"]:
-        line.append(f"  ·  {metric['name']} ({metric['unit']}, {better})", FAINT)
-    if found["trunk"]:
-        line.append(f"  ·  trunk {found['trunk'][:7]}", FAINT)
-    control = found["controller"]
+    line = start(clean(session["name"] or "no session", 40), "bold")
+    control = found["controller"]  # comes first: a narrow screen cuts the end
     if not control["alive"]:
         line.append("  ·  no controller: `orgctl up`", "bold red")
     elif control["heartbeat_age"] > 60:
         line.append(f"  ·  controller silent for {status.span(control['heartbeat_age'])}", "bold red")
     else:
-        line.append(f"  ·  {status.span(session['seconds'])}", "green")
+        line.append(f"  ·  begun {status.span(session['seconds'])} ago", "green")
+    for words in (task["title"], f"scale {task['scale']}" if task["scale"] else ""):
+        line.append(f"  ·  {words}" if words else "")
+    line.append(f"  ·  design {clean(session['design'], 30)}" if session["design"] else "")
+    if metric["name"]:
+        line.append(f"  ·  {metric['name']} ({metric['unit']}, {better})", FAINT)
+    line.append(f"  ·  trunk {found['trunk'][:7]}" if found["trunk"] else "", FAINT)
     return line
 
 

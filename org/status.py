@@ -314,11 +314,13 @@ def best_text(best: dict[str, Any] | None) -> str:
 def render(found: dict[str, Any], console: Console | None = None) -> None:
     """Print a snapshot for people."""
     console = console or Console(highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, 160)  # a file has no edge to wrap at
     session, task = found["session"], found["task"]
     alive = found["controller"]["alive"]
     head = Text.assemble((clean(session["name"]), "bold"), f"  {task['title']}  scale {task['scale']}  ")
     if alive:
-        head.append(f"up for {span(session['seconds'])}", "green")
+        head.append(f"begun {span(session['seconds'])} ago", "green")
     else:
         head.append("not running: `orgctl up` goes on", "red")
     console.print(head)

@@ -68,7 +68,7 @@ def test_a_large_screen_shows_standing_slots_agents_experiments_and_news(home: H
     assert len(lines) == 50 and {cell_len(line) for line in lines} == {220}
     text = "\n".join(lines)
     for words in (
-        "demo  ·  Pretrain a small GPT  ·  scale cpu",
+        "demo  ·  no controller: `orgctl up`  ·  Pretrain a small GPT  ·  scale cpu",
         "val_bpb (bits per byte, lower is better)  ·  trunk bbbbbbb",
         "baseline  2.4500 ± 0.0016 (n 4)  on audit",
         "2.4315  -0.76 %, 11.3 sigma  E0001 r1  MATRIX_LR=0.031",
@@ -77,7 +77,6 @@ def test_a_large_screen_shows_standing_slots_agents_experiments_and_news(home: H
         "● chief unknown",
         "-0.0190 (11.6 sd)  promoted     larger steps settle faster",
         "E0001 promoted: trunk is now bbbbbbb",
-        "no controller: `orgctl up`",
     ):
         assert words in text, words
 
