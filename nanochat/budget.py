@@ -25,7 +25,7 @@ class Budget:
             value = json.loads(text)
             kind, amount = value["kind"], value["amount"]
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f'budget {text!r} is not JSON like {{"kind": "tokens", "amount": 307200}}') from error
+            raise ValueError(f'budget {text!r} is not JSON like {{"kind": "tokens", "amount": 409600}}') from error
         if kind not in ("tokens", "steps") or not isinstance(amount, int) or isinstance(amount, bool) or amount <= 0:
             raise ValueError(f"budget {text!r}: kind must be tokens or steps, amount a positive integer")
         return cls(kind, amount)

@@ -37,13 +37,13 @@ SETTINGS: dict[str, Any] = {
     "corpus": "stdlib",
     "vocab": 512,
     "context": 64,  # tokens a row is conditioned on and scored over
-    "depth": 3,  # the one dial of the model
+    "depth": 2,  # the one dial of the model
     "eval_rows": 1024,  # rows of each validation split
     "train_bytes": 12_000_000,  # at most so much training text
     "max_rows": 256,  # largest batch that the feeder serves
 }
 """What a scale may set (its `args`), with the defaults of scale `cpu`."""
-BUDGET = '{"kind": "tokens", "amount": 307200}'
+BUDGET = '{"kind": "tokens", "amount": 409600}'
 """Used when a person trains by hand and gives none."""
 
 HELD_OUT = ("pydoc_data", "idlelib", "tkinter", "turtledemo")
@@ -466,7 +466,7 @@ def main(argv: list[str] | None = None) -> int:
         command.add_argument("--scale", help="JSON file with the scale's settings")
         if name == "feed":
             command.add_argument("--seed", type=int, default=0)
-            command.add_argument("--budget", default=BUDGET, help='JSON: {"kind": "tokens", "amount": 307200}')
+            command.add_argument("--budget", default=BUDGET, help='JSON: {"kind": "tokens", "amount": 409600}')
             command.add_argument("--fd", type=int, required=True, help="inherited socket to the trainer")
             command.add_argument("--counts", type=Path, help="file that the counts are written to")
     args = parser.parse_args(argv)

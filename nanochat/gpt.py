@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 ASPECT = 32
-"""Width per layer: depth 3 gives width 96. More width costs FLOPs in proportion to its square."""
+"""Width per layer: depth 2 gives width 64. More width costs FLOPs in proportion to its square."""
 HEAD_DIM = 32
 """Channels of an attention head; must divide the width."""
 MLP_RATIO = 4

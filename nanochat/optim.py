@@ -19,8 +19,8 @@ MUON_STEPS = 5
 """Muon: iterations of the orthogonalisation, at most 5; each costs three matrix products a matrix."""
 MATRIX_DECAY = 0.0
 """Muon: decoupled weight decay; a step shrinks the matrices by lr times this."""
-EMBEDDING_LR = 0.03
-"""AdamW: learning rate of the token embedding at width 768."""
+EMBEDDING_LR = 0.004
+"""AdamW: learning rate of the token embedding at width 768; the same as the head's, as one AdamW for both would have."""
 UNEMBEDDING_LR = 0.004
 """AdamW: learning rate of the head at width 768."""
 ADAM_BETA1 = 0.8

@@ -69,7 +69,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="nanochat.train", description=__doc__)
     parser.add_argument("--scale", help="JSON file with the scale's settings")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--budget", default=BUDGET, help='JSON: {"kind": "tokens", "amount": 307200}')
+    parser.add_argument("--budget", default=BUDGET, help='JSON: {"kind": "tokens", "amount": 409600}')
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder for checkpoint.pt")
     parser.add_argument("--feed", type=int, help="inherited socket to a feeder; without it one is started")
     parser.add_argument("--data", type=Path, help="prepared data, for a feeder of our own")
