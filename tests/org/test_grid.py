@@ -38,7 +38,10 @@ def grid(tmp_path: Path) -> Iterator[Grid]:
     """A grid for `tmp_path` with a name nobody else has; its server is killed afterwards."""
     one = Grid(f"t{uuid.uuid4().hex[:10]}", Home(tmp_path))
     yield one
-    subprocess.run(["tmux", "-L", one.socket, "kill-server"], capture_output=True)
+    where = tmux(one, "display-message", "-p", "#{socket_path}").strip()
+    tmux(one, "kill-server")
+    if where:
+        Path(where).unlink(missing_ok=True)  # tmux leaves it behind
 
 
 def spec(grid: Grid, agent: str, argv: list[str] | None = None, **env: str) -> PaneSpec:
