@@ -33,7 +33,10 @@ CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2
 
 
 class MailError(ValueError):
-    """A message, name or mailbox that cannot be used. `str(error)` is one line: what, where, what to do."""
+    """A message, name or mailbox that cannot be used. `str(error)` is one printable line: what, where, what to do."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(shown(text, limit=2000))
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")  # a machine without git gets our one line, not an ImportError
@@ -36,7 +37,10 @@ CONFIG = (
 
 
 class GitError(RuntimeError):
-    """Git refused or a path is not usable. `str(error)` is one line: what, where, what to do."""
+    """Git refused or a path is not usable. `str(error)` is one printable line: what, where, what to do."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(shown(message))
 
 
 class ProtectedChanged(GitError):
@@ -82,8 +86,6 @@ class Plumbing:
 
     folder: Path
     git_dir: Path
-    safe: tuple[str, ...] = field(default=())
-    """`safe.directory` values of the user's own configuration: the one thing there that we need."""
 
     def run(
         self,
@@ -104,8 +106,7 @@ class Plumbing:
             environment["GIT_WORK_TREE"] = str(self.folder)
         if index is not None:
             environment["GIT_INDEX_FILE"] = str(index)
-        settings = [*CONFIG, *(f"safe.directory={value}" for value in self.safe)]
-        options = [part for setting in settings for part in ("-c", setting)]
+        options = [part for setting in CONFIG for part in ("-c", setting)]
         deadline = time.monotonic() + LOCK_SECONDS
         while True:
             answer = _execute(self.folder, [*options, *args], environment, stdin)
@@ -147,20 +148,27 @@ class Plumbing:
     @contextmanager
     def temporary_index(self) -> Iterator[Path]:
         """Path of an index that does not exist yet and is gone afterwards."""
-        with tempfile.TemporaryDirectory(prefix="orgctl-index-") as folder:
-            yield Path(folder) / "index"
+        with temporary_folder() as folder:
+            yield folder / "index"
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A folder that is gone afterwards. Raises GitError where none can be made."""
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="orgctl-"))
+    except OSError as error:
+        place = tempfile.gettempdir()
+        raise GitError(f"no temporary folder in {place}: {error.strerror}: free disk space or set TMPDIR") from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def ambient(args: Sequence[str], folder: Path) -> Answer:
-    """Git outside any repository (init, reading the user's own configuration), never raising for an exit status."""
+    """Git outside any repository (init), never raising for an exit status."""
     return _execute(folder, list(args), _environment(NOBODY), None)
-
-
-def user_safe_directories(folder: Path) -> tuple[str, ...]:
-    """`safe.directory` values of the user's configuration; needed where a repository belongs to another user id."""
-    answer = _execute(folder, ["config", "--global", "--get-all", "safe.directory"], {}, None)
-    system = _execute(folder, ["config", "--system", "--get-all", "safe.directory"], {}, None)
-    return tuple(line for found in (system, answer) if found.status == 0 for line in found.text.splitlines() if line)
 
 
 def check_agent(agent: str) -> str:
@@ -222,11 +230,11 @@ def _execute(folder: Path, args: list[str], environment: dict[str, str], stdin: 
     prefix = ["env", *(part for name in inherited for part in ("-u", name))] if inherited else []
     if inherited:
         prefix += [f"{name}={value}" for name, value in environment.items()]
-    with tempfile.TemporaryFile() as source:
-        if stdin is not None:
-            source.write(stdin)
-            source.seek(0)
-        try:
+    try:
+        with tempfile.TemporaryFile() as source:
+            if stdin is not None:
+                source.write(stdin)
+                source.seek(0)
             status, out, err = client.execute(
                 [*prefix, Git.GIT_PYTHON_GIT_EXECUTABLE or "git", "-C", str(folder), *args],
                 istream=source,
@@ -236,8 +244,10 @@ def _execute(folder: Path, args: list[str], environment: dict[str, str], stdin: 
                 strip_newline_in_stdout=False,
                 env=environment,
             )
-        except GitCommandNotFound as error:
-            raise GitError("git was not found: install it (Debian: apt-get install git)") from error
+    except GitCommandNotFound as error:
+        raise GitError("git was not found: install it (Debian: apt-get install git)") from error
+    except OSError as error:
+        raise GitError(f"git cannot be run in {folder}: {error.strerror}: free disk space or set TMPDIR") from error
     return Answer(status, out if isinstance(out, bytes) else b"", str(err))
 
 
@@ -247,9 +257,6 @@ def _explain(command: str, folder: Path, answer: Answer) -> str:
     remedy = ""
     if ".lock': File exists" in answer.err:
         remedy = ": another git is at work there; if none is, delete that lock file and try again"
-    elif "dubious ownership" in answer.err:
-        remedy = f": run `git config --global --add safe.directory {folder}` if you trust it"
-        said = "the repository belongs to another user"
     elif "No space left" in answer.err:
         remedy = ": free disk space, then try again"
     return f"git {command} failed in {shown(str(folder))}: {said}{remedy}"

@@ -26,7 +26,6 @@ from worktrees.plumbing import (
     few,
     one_line,
     shown,
-    user_safe_directories,
 )
 from worktrees.snapshots import Snapshot
 
@@ -340,7 +339,7 @@ class Repo:
         admin = self._registered(path)
         if admin is None or not path.is_dir():
             raise GitError(f"no worktree at {path}: run `orgctl up` to make it again")
-        return Plumbing(Path(os.path.abspath(path)), admin, self.git.safe)
+        return Plumbing(Path(os.path.abspath(path)), admin)
 
     def _fill(self, there: Plumbing, commit: str) -> list[str]:
         """Lay a commit's files into a worktree; the index comes last, so that a killed call is seen and finished."""
@@ -389,8 +388,7 @@ def _open(root: Path) -> Plumbing:
         if (root / "HEAD").is_file() and (root / "objects").is_dir() and (root / "refs").is_dir():
             raise GitError(f"{root} is a bare repository, without files to work on: clone it and use the clone")
         raise GitError(f"no git repository in {root}: run `orgctl up` in an empty directory")
-    owner = (root / ".git").stat().st_uid
-    git = Plumbing(root, root / ".git", user_safe_directories(root) if owner != os.getuid() else ())
+    git = Plumbing(root, root / ".git")
     if git.run("rev-parse", "--is-bare-repository", bare=True).text == "true":
         raise GitError(f"{root} is a bare repository, without files to work on: clone it and use the clone")
     return git

@@ -6,7 +6,6 @@ the editable paths, so whatever else lies in a worktree (a `lab/` folder that wo
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,8 +21,9 @@ from worktrees.plumbing import (
     check_agent,
     check_path,
     shown,
+    temporary_folder,
 )
-from worktrees.trees import FILE, LINK, SUBMODULE, Entry, blob_id, blobs, read_file, same, tree_files
+from worktrees.trees import FILE, LINK, SUBMODULE, Entry, blob_id, blobs, read_file, same, tree_files, write_file
 
 FILE_LIMIT = 1_000_000
 """Bytes of one editable file; source code is smaller, data and weights do not belong into a snapshot."""
@@ -131,12 +131,11 @@ def _merge_file(git: Plumbing, versions: Mapping[int, Entry]) -> Entry | None:
     old, ours, theirs = versions[1], versions[2], versions[3]
     mode = theirs.mode if ours.mode == old.mode else ours.mode
     content = blobs(git, (entry.blob for entry in versions.values()))
-    with tempfile.TemporaryDirectory(prefix="orgctl-merge-") as folder:
+    with temporary_folder() as folder:
         names = []
         for label, entry in (("ours", ours), ("base", old), ("theirs", theirs)):
-            place = Path(folder) / label
-            place.write_bytes(content[entry.blob])
-            names.append(str(place))
+            write_file(folder, label, content[entry.blob], FILE)
+            names.append(str(folder / label))
         answer = git.run("merge-file", "-p", "-q", *names, allowed=range(256))
     return Entry(mode, git.write_blob(answer.out)) if answer.status == 0 else None
 
@@ -213,7 +212,7 @@ def left_out(
     .gitignore hides is not named.
     """
     found = [path for path, entry in before.items() if path not in known and not same(worktree, path, entry)]
-    there = Plumbing(worktree, git.git_dir, git.safe)
+    there = Plumbing(worktree, git.git_dir)
     with git.temporary_index() as index:
         update_index(there, index, {**before, **after})
         answer = there.run(

@@ -112,6 +112,25 @@ def test_mail_that_cannot_be_written_is_refused_and_leaves_nothing(mail: Mail) -
     assert len(files(mail, "inbox/r1/new")) == 1 and files(mail, "inbox/r1/tmp") == []
 
 
+FULL = """
+import resource
+from comms.mailbox import MailError
+resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+try:
+    mail.send("chief", "r1", "x" * 9000)
+except MailError as error:
+    sys.stdout.write(f"refused {error}")
+"""
+
+
+def test_a_disk_that_fills_up_leaves_no_half_message(mail: Mail) -> None:
+    first = mail.send("chief", "r1", "hello")
+    said = start(FULL, mail).communicate(timeout=60)[0]
+    assert said.startswith("refused mail for r1 cannot be written") and "\n" not in said
+    assert mail.inbox("r1") == [first]
+    assert files(mail, "inbox/r1/tmp") == files(mail, "inbox/r1/bad") == []
+
+
 # ---------------------------------------------------------------------- hostile files
 
 

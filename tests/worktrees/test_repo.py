@@ -103,6 +103,27 @@ def test_a_machine_without_git_gets_one_line_and_no_folder(tmp_path: Path, monke
     assert not (tmp_path / "new").exists()
 
 
+FULL = """
+import resource, sys
+from pathlib import Path
+from worktrees.repo import GitError, Repo
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), int(sys.argv[2])))
+try:
+    Repo.create(Path(sys.argv[1]), {"a.py": b"x", "big.py": bytes(range(256)) * 400}, "start")
+except GitError as error:
+    print("refused", error)
+"""
+
+
+@pytest.mark.parametrize("free", ["10", "200", "5000"])
+def test_a_disk_that_fills_up_leaves_nothing_half_made(tmp_path: Path, free: str) -> None:
+    """A limit on the size of files: writing fails half-way just as on a full disk, for git as well."""
+    argv = [sys.executable, "-c", FULL, str(tmp_path / "new"), free]
+    done = subprocess.run(argv, capture_output=True, text=True, env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"})
+    assert done.stdout.startswith("refused ") and done.stdout.count("\n") == 1, done.stdout + done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 CREATE = f"""
 import sys
 from pathlib import Path
@@ -398,6 +419,28 @@ def test_a_user_s_git_configuration_changes_nothing_and_runs_nothing(
     assert not trace.exists(), trace.read_text()
     subprocess.run(["git", "-C", str(tmp_path / "configured"), "status"], capture_output=True)
     assert trace.exists(), "the trap must be able to spring"
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give files away")
+def test_a_repository_on_somebody_else_s_volume_works(repo: Repo, worktree: Path) -> None:
+    """In a container the mounted folder usually belongs to another user id, which git on its own refuses."""
+    for folder, _names, files in os.walk(repo.root):
+        for name in [folder, *(os.path.join(folder, file) for file in files)]:
+            os.chown(name, 4321, 4321)
+    assert subprocess.run(
+        ["git", "-C", str(repo.root), "log"], capture_output=True, env={"PATH": os.environ["PATH"]}
+    ).returncode
+    start = repo.trunk()
+    assert Repo(repo.root).advance_trunk(start, change(repo, worktree, "refs/org/exp/E0001/1")) == ""
+
+
+def test_a_broken_git_configuration_of_the_user_does_not_stop_us(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".gitconfig").write_text("[broken\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert subprocess.run(["git", "init", str(tmp_path / "x")], capture_output=True).returncode != 0
+    assert whole_trip(tmp_path / "ours")
 
 
 def test_a_repository_s_configuration_and_attributes_run_nothing_in_our_process(
