@@ -32,7 +32,7 @@ from lab.requests import Request, answer, waiting
 from org import design as designs
 from org import news, role, session
 from org.agents import base
-from org.grid import Grid, PaneSpec
+from org.grid import Grid, PaneSpec, PaneState
 from org.status import derive
 from tasks.spec import Task
 from worktrees.repo import GitError, Repo
@@ -250,15 +250,18 @@ class Controller:
         board = seen.get("board")
         if board is None or board.dead:
             self.grid.respawn(self._board()) if board else self.seat_everybody()
-        labels = {}
+        self._label(seen)
+
+    def _label(self, seen: dict[str, PaneState]) -> None:
+        """Who sits where and how it goes, on the borders; one call of tmux, and only when something changed."""
+        labels, states = {}, {}
         for name, seat in self.seats.items():
-            status = derive(name, seen.get(name), True, base.read_events(self.home, name), self.lab.state, time.time())
-            where = "" if seat.slot is None else f" · slot {seat.slot}"
-            labels[name] = f"{name} · {seat.role}{where} · {status.state}" + (
-                f" · {status.experiment}" if status.experiment else ""
-            )
+            events = base.read_events(self.home, name, 20)
+            status = derive(name, seen.get(name), True, events, self.lab.state, time.time())
+            parts = [name, seat.role, f"slot {seat.slot}" if seat.slot is not None else "", status.state, status.experiment or ""]
+            labels[name], states[name] = " · ".join(part for part in parts if part), status.state
         if labels != self.labels:
-            self.grid.label(labels)
+            self.grid.label(labels, states)
             self.labels = labels
 
     def _heartbeat(self) -> None:
