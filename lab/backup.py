@@ -5,6 +5,7 @@ Called by the controller every hour and at `down`. The copied head lets `ledger 
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sqlite3
 from pathlib import Path
@@ -31,6 +32,9 @@ def back_up(home: Home, ledger: Ledger) -> None:
         target.close()
         source.close()
     temporary.replace(place / "ledger.db")
-    shutil.copytree(home.comms, place / "comms", dirs_exist_ok=True)
+    with contextlib.suppress(shutil.Error):  # a message that moves from new to cur meanwhile is copied next time
+        shutil.copytree(
+            home.comms, place / "comms", symlinks=True, dirs_exist_ok=True, ignore=shutil.ignore_patterns("tmp", "bad")
+        )
     number, digest = ledger.head()
     write_json(place / "head.json", {"fact": number, "hash": digest})

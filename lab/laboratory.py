@@ -283,15 +283,23 @@ class Laboratory:
 
     def mirror_trunk(self) -> None:
         """Make the git ref agree with the ledger: forward after a promotion, back when somebody else moved it (an alarm)."""
-        wanted, found = self.state.trunk, self.repo.trunk()
+        wanted = self.state.trunk
+        try:
+            found = self.repo.trunk()
+        except GitError:
+            found = ""  # somebody deleted the branch
         if not wanted or wanted == found:
             return
+        branch = self.repo.trunk_branch
         if any(step.commit == wanted and step.parent == found for step in self.state.trunks):
-            self.repo.advance_trunk(found, wanted)
+            warning = self.repo.advance_trunk(found, wanted)
+            if warning:
+                self._write("alarm", branch, {"text": warning})
             return
-        text = f"{self.repo.trunk_branch} was moved to {found[:8]} by somebody else: put back to {wanted[:8]}, which the ledger names"
+        moved = f"moved to {found[:8]}" if found else "deleted"
         self.repo.restore_trunk(wanted)
-        self._write("alarm", self.repo.trunk_branch, {"text": text})
+        text = f"{branch} was {moved} by somebody else: put back to {wanted[:8]}, which the ledger names"
+        self._write("alarm", branch, {"text": text})
 
     # Runs
 

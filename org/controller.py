@@ -185,8 +185,10 @@ class Controller:
     def found_worktrees(self) -> None:
         """A worktree and branch for every agent that has a slot."""
         for seat in self.seats.values():
-            if seat.slot is not None and not (seat.worktree / ".git").exists():
-                self.repo.add_worktree(seat.agent, seat.worktree, self.lab.state.trunk)
+            if seat.slot is not None:
+                note = self.repo.add_worktree(seat.agent, seat.worktree, self.lab.state.trunk)
+                if note:
+                    log.warning("%s", note)
             seat.folder.mkdir(parents=True, exist_ok=True)
 
     def seat_everybody(self) -> None:
