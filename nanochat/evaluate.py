@@ -37,7 +37,7 @@ TOLERANCE = 1e-3
 """Nats that a log-probability before the cut may move: fp32 on one machine moves it by 1e-5, and a leak of less gains less."""
 HOST_SECONDS = 90.0
 """Wall clock for everything the host does, imports included."""
-HEADER = struct.Struct("<II")  # rows, context (to the host); rows, vocab (from it); zero rows end the talk
+HEADER = struct.Struct("<II")  # rows, context (to the host); rows, vocab (from it)
 LIMIT = 65536  # bytes of the host's hello
 
 
@@ -70,14 +70,14 @@ class Host:
     def hello(self) -> dict[str, Any]:
         """{"params": int, "flops_per_token": float or None} once the model is built. Raises InvalidModel."""
         size = struct.unpack("<I", self._read(4))[0]
-        if size > LIMIT:
-            raise InvalidModel("the model host broke the protocol")
-        value = json.loads(self._read(size))
-        if "error" in value:
-            raise InvalidModel(str(value["error"])[:500])
-        flops = value.get("flops_per_token")
-        usable = isinstance(flops, int | float) and math.isfinite(flops) and flops > 0
-        return {"params": int(value["params"]), "flops_per_token": float(flops) if usable else None}
+        try:
+            value = json.loads(self._read(min(size, LIMIT)))
+            refused, params, flops = value.get("error"), int(value.get("params", 0)), float(value.get("flops_per_token") or 0)
+        except (ValueError, TypeError, AttributeError, OverflowError) as error:
+            raise InvalidModel("the model host said nonsense instead of hello") from error
+        if refused:
+            raise InvalidModel(str(refused)[:500])
+        return {"params": params, "flops_per_token": flops if math.isfinite(flops) and flops > 0 else None}
 
     def logits(self, rows: np.ndarray) -> np.ndarray:
         """float32 (rows, context, vocab) for token ids (rows, context). Raises InvalidModel."""

@@ -99,6 +99,14 @@ def test_a_model_that_hangs_is_invalid_in_time_and_leaves_no_process(scored: Tin
         os.kill(int((scored.work / "checkout" / "pid").read_text()), 0)
 
 
+@pytest.mark.slow
+def test_a_host_that_speaks_out_of_turn_is_invalid(scored: TinyRun) -> None:
+    shout = "import os, sys\nos.write(int(sys.argv[sys.argv.index('--fd') + 1]), b'\\x03\\0\\0\\0[1]' * 9)\n"
+    scored.edit("gpt.py", "import torch\n", f"{shout}import torch\n")
+    result = scored.score()
+    assert result["status"] == "invalid" and "nonsense" in result["reason"]
+
+
 class Bomb:
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return os.system, ("touch exploded",)
