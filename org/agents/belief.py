@@ -76,6 +76,5 @@ class Belief:
 
 def alike(knob: Knob, a: Value, b: Value) -> float:
     """How much the knob's effect at two values has in common, from 0 to 1."""
-    if not ordered(knob) or isinstance(a, str) or isinstance(b, str):
-        return float(a == b)
-    return math.exp(-0.5 * ((place(knob, a) - place(knob, b)) / LENGTH) ** 2)
+    apart = place(knob, a) - place(knob, b) if ordered(knob) else float(a != b)  # one name is a step from every other
+    return math.exp(-0.5 * (apart / LENGTH) ** 2)

@@ -126,6 +126,13 @@ def test_fresh_seeds_count_more_than_the_run_that_was_picked(tmp_path: Path) -> 
     assert abs(study(paper).belief.about({"A": 2.0}, START)[0]) < 1
 
 
+def test_one_disaster_does_not_make_the_other_direction_look_like_a_miracle(tmp_path: Path) -> None:
+    paper = Paper(tmp_path)
+    paper.tried({"A": 2.0}, 900.0)
+    there, spread = study(paper).belief.about({"A": 0.5}, START)
+    assert there < 15 and spread > 0
+
+
 def test_a_metric_to_be_maximised_is_maximised(tmp_path: Path) -> None:
     paper = Paper(tmp_path)
     paper.tried({"A": 2.0}, 1.1)
