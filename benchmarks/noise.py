@@ -18,7 +18,7 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from tasks import spec
 from tasks.knobs import Value, read_knobs, write_knobs
@@ -124,7 +124,7 @@ def search(task: spec.Task, data: Path, trials: int, jobs: int, keep: Any) -> di
         values: dict[str, Value] = {}
         for knob in knobs:
             if knob.choices is not None:
-                values[knob.name] = trial.suggest_categorical(knob.name, knob.choices)
+                values[knob.name] = cast(Value, trial.suggest_categorical(knob.name, knob.choices))
             else:
                 assert knob.low is not None and knob.high is not None
                 values[knob.name] = float(f"{trial.suggest_float(knob.name, knob.low, knob.high, log=knob.log):.4g}")
@@ -133,7 +133,8 @@ def search(task: spec.Task, data: Path, trials: int, jobs: int, keep: Any) -> di
             study.tell(trial, record["metric"]["search"])
         else:
             study.tell(trial, state=optuna.trial.TrialState.FAIL)
-        print(f"  trial {number:3d}  {record['metric'].get('search', record['status'])}  best {best(study):.4f}", flush=True)
+        outcome = f"{record['metric']['search']:.4f}" if record["status"] == "ok" else record["status"]
+        print(f"  trial {number:3d}  {outcome}  best {best(study):.4f}", flush=True)
 
     with ThreadPoolExecutor(jobs) as pool:
         list(pool.map(one, range(trials)))
