@@ -1,11 +1,17 @@
-"""Files that others read: written to a temporary name, fsynced and renamed, so that nobody ever sees half of one."""
+"""Files that others read: written to a temporary name, fsynced and renamed, so that nobody ever sees half of one.
+
+Reading trusts nobody either: links, pipes, devices and files too large or too deep to be ours are no files.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import stat
 from pathlib import Path
 from typing import Any
+
+LIMIT_BYTES = 16_000_000
 
 
 def write_atomic(path: Path, data: str | bytes) -> None:
@@ -29,10 +35,18 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, json.dumps(value, indent=1, sort_keys=True, default=str) + "\n")
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The JSON object in `path`; None when the file is missing, half-written by a stranger, or no object."""
+def read_json(path: Path, limit: int = LIMIT_BYTES) -> dict[str, Any] | None:
+    """The JSON object in `path`; None when it is missing, no regular file, larger than `limit` bytes, or no JSON object."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError):
         return None
+    with open(descriptor, "rb") as handle:
+        try:
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode) or found.st_size > limit:
+                return None
+            value = json.loads(handle.read(limit))
+        except (OSError, ValueError, RecursionError):
+            return None
     return value if isinstance(value, dict) else None

@@ -118,6 +118,11 @@ class Ledger:
         with self._transaction():
             return self._insert(kind, subject, actor, body)
 
+    def append_all(self, facts: list[tuple[str, str, dict[str, Any]]], actor: str = "lab") -> list[Fact]:
+        """Write several (kind, subject, body) in one transaction: all of them or none."""
+        with self._transaction():
+            return [self._insert(kind, subject, actor, body) for kind, subject, body in facts]
+
     def append_once(self, kind: str, body: dict[str, Any], subject: str, actor: str = "lab") -> Fact | None:
         """Write the fact unless one of this kind about this subject is there already; None then. Makes a step idempotent."""
         with self._transaction():

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import math
-import unicodedata
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from lab.records import Experiment, Run, State
+from lab.text import clean
 from tasks.spec import Task
 
 KINDS = {
@@ -46,20 +46,13 @@ class Level:
     sigma: float
 
 
-def plain(text: object, limit: int = 300) -> str:
-    """One printable line of a text that somebody else wrote: no control or direction characters, cut at `limit`."""
-    kept = "".join(" " if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp") else c for c in str(text))
-    line = " ".join(kept.split())
-    return line if len(line) <= limit else line[: limit - 1].rstrip() + "…"
-
-
 def what(experiment: Experiment, limit: int = 30) -> str:
     """What an experiment did, in a few words: its knobs when a machine set them, else its hypothesis."""
     knobs = ", ".join(
         f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}"
         for name, value in experiment.params.items()
     )
-    return plain(knobs or experiment.hypothesis, limit)
+    return clean(knobs or experiment.hypothesis, limit)
 
 
 def slot_seconds(runs: Sequence[Run], moments: Sequence[float]) -> list[float]:
@@ -283,7 +276,7 @@ def _frame(
     axes.tick_params(colors=PALE, labelcolor=INK)
     axes.ticklabel_format(axis="y", useOffset=False)
     arrow = "lower" if task.metric.direction == "minimize" else "higher"
-    axes.set_ylabel(plain(f"{task.metric.name} ({task.metric.unit}), {split} split", 60))
+    axes.set_ylabel(clean(f"{task.metric.name} ({task.metric.unit}), {split} split", 60))
     if not levels and not any(run.status == "ok" for run in runs):
         axes.set_yticks([])  # nothing was measured: no number may suggest otherwise
     slots = len({run.slot for run in runs if run.slot is not None})
@@ -300,14 +293,14 @@ def _frame(
         top.tick_params(labelsize=8.5, colors=PALE, length=2, pad=1)
         top.spines["top"].set_visible(False)
         axes.text(1.0, 1.075, "runs finished", transform=axes.transAxes, ha="right", fontsize=8.5, color=PALE)
-    figure.text(0.085, 0.945, plain(_headline(state, task, levels), 100), fontsize=14.5, fontweight="bold", color=INK)
+    figure.text(0.085, 0.945, clean(_headline(state, task, levels), 100), fontsize=14.5, fontweight="bold", color=INK)
     session = state.session
     facts = [
         f"{arrow} is better", f"{len(runs)} runs", f"{len(state.experiments)} ideas",
-        plain(session.get("device") or "", 40),
-        f"org {plain(session.get('org_hash', ''), 8).rstrip('…')}" if session.get("org_hash") else "",
+        clean(session.get("device") or "", 40),
+        f"org {clean(session.get('org_hash', ''), 8).rstrip('…')}" if session.get("org_hash") else "",
     ]
-    figure.text(0.085, 0.9, plain("  ·  ".join(fact for fact in facts if fact), 120), fontsize=10, color=PALE)
+    figure.text(0.085, 0.9, clean("  ·  ".join(fact for fact in facts if fact), 120), fontsize=10, color=PALE)
     if axes.get_legend_handles_labels()[0]:
         figure.legend(loc="lower center", ncols=5, fontsize=9, frameon=False, bbox_to_anchor=(0.53, 0.032),
                       columnspacing=1.6, handletextpad=0.5)

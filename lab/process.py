@@ -1,4 +1,7 @@
-"""Process identity: pid plus start time, since a pid alone is reused. Used for runs, the controller and agents."""
+"""Process identity: pid plus start time, since a pid alone is reused. Used for runs, the controller and agents.
+
+The start time is taken from boot on Linux, not from the clock: setting the clock must not make every process look like a stranger.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,14 @@ import contextlib
 import os
 import signal
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 
 
 @dataclass(frozen=True)
 class Identity:
-    """One process for ever: `started` is the kernel's start time in seconds since the epoch."""
+    """One process for ever: `started` in seconds since boot (Linux) or since the epoch (elsewhere)."""
 
     pid: int
     started: float
@@ -20,22 +24,31 @@ class Identity:
     @classmethod
     def of(cls, pid: int) -> Identity | None:
         """Identity of a living process, else None."""
-        try:
-            return cls(pid, psutil.Process(pid).create_time())
-        except psutil.Error:
-            return None
+        found = _look(pid)
+        return cls(pid, found[0]) if found else None
 
     def alive(self) -> bool:
         """Is that very process still running (a zombie is not)?"""
-        try:
-            process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.started) < 0.05
-            return bool(same and process.status() != psutil.STATUS_ZOMBIE)
-        except psutil.Error:
-            return False
+        found = _look(self.pid)
+        return found is not None and abs(found[0] - self.started) < 0.05 and found[1] not in ("Z", psutil.STATUS_ZOMBIE)
 
     def signal_group(self, number: int = signal.SIGTERM) -> None:
         """Send a signal to the process group that this process leads; nothing when it is gone."""
         if self.alive():
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, number)
+
+
+def _look(pid: int) -> tuple[float, str] | None:
+    """(start time, state) of a process; None when there is none. Fields 22 and 3 of /proc/PID/stat (proc(5))."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return int(fields[19]) / os.sysconf("SC_CLK_TCK"), fields[0]
+    except (OSError, IndexError, ValueError):
+        if Path("/proc/self/stat").exists():
+            return None
+    try:
+        process = psutil.Process(pid)
+        return process.create_time(), process.status()
+    except psutil.Error:
+        return None

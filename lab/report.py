@@ -17,9 +17,10 @@ from lab import plot, verdict
 from lab.errors import UserError
 from lab.files import write_atomic
 from lab.home import Home
-from lab.plot import Level, plain
+from lab.plot import Level
 from lab.records import PURPOSES, VERDICTS, Experiment, Run, State
 from lab.results import HASHES, results
+from lab.text import clean
 from tasks.spec import Task
 
 TAIL_LINES = 8
@@ -143,7 +144,7 @@ def page(state: State, task: Task) -> str:
 
 def md(text: object, limit: int = 300) -> str:
     """Somebody's text as one harmless line of Markdown: no cells, links, images or HTML of its own making."""
-    return re.sub(r"([\\`*_\[\]<>|~#&!$@])", r"\\\1", plain(text, limit))
+    return re.sub(r"([\\`*_\[\]<>|~#&!$@])", r"\\\1", clean(text, limit))
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
@@ -320,7 +321,7 @@ def _failures(state: State) -> list[str]:
             f"- **{run.id}** ({run.status}; {run.purpose}{f' of {md(run.experiment)}' if run.experiment else ''},"
             f" {md(run.agent, 40)}, seed {run.seed}): {md(run.reason) or 'no reason recorded'}"
         )
-        tail = [plain(line, 160) for line in run.log_tail.splitlines()]
+        tail = [clean(line, 160) for line in run.log_tail.splitlines()]
         tail = [line for line in tail if line][-TAIL_LINES:]
         if tail:
             lines += ["", *(f"      {line}" for line in tail), ""]  # an indented block cannot be closed from inside

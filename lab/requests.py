@@ -18,7 +18,7 @@ LIMIT_BYTES = 1_000_000
 
 @dataclass(frozen=True)
 class Request:
-    """`kind` is one of run, confirm, promote, withdraw, stop, restart, takeover, release; `actor` is who claims to ask."""
+    """`kind` is one of run, confirm, promote, withdraw, stop, until, restart, takeover, release; `actor` is who claims to ask."""
 
     id: str
     kind: str
@@ -34,24 +34,27 @@ def ask(home: Home, kind: str, actor: str, body: dict[str, Any]) -> str:
 
 
 def waiting(home: Home) -> list[Request]:
-    """Requests not answered yet, oldest first. A malformed file comes back as kind "malformed" so that it gets answered too."""
+    """Requests not answered yet, oldest first. What is no request comes back as kind "malformed", to be refused."""
     found = []
     for path in sorted(home.requests.glob("*.json")):
-        try:
-            value = read_json(path) if path.stat().st_size <= LIMIT_BYTES else None
-        except OSError:
-            continue
+        value = read_json(path, LIMIT_BYTES)
         if value and isinstance(value.get("kind"), str) and isinstance(value.get("body"), dict):
             found.append(Request(path.stem, value["kind"], str(value.get("actor", ""))[:64], value["body"]))
-        else:
+        elif path.exists() or path.is_symlink():
             found.append(Request(path.stem, "malformed", "", {}))
     return found
 
 
 def answer(home: Home, request: Request, ok: bool, **body: Any) -> None:
-    """Answer a request: {"ok":..., ...body} in done/, then take it off the pile."""
-    write_json(home.requests / "done" / f"{request.id}.json", {"ok": ok, "kind": request.kind, **body})
-    (home.requests / f"{request.id}.json").unlink(missing_ok=True)
+    """Answer a request: {"ok":..., ...body} in done/, then take it off the pile. Something that was no request goes to bad/."""
+    path = home.requests / f"{request.id}.json"
+    if request.kind == "malformed":
+        bad = home.requests / "bad"
+        bad.mkdir(exist_ok=True)
+        path.rename(bad / f"{time.time_ns()}")
+        return
+    write_json(home.requests / "done" / path.name, {"ok": ok, "kind": request.kind, **body})
+    path.unlink(missing_ok=True)
 
 
 def wait_answer(home: Home, identity: str, seconds: float) -> dict[str, Any] | None:

@@ -10,8 +10,8 @@ import json
 import time
 from typing import Any
 
-from lab.plot import plain
 from lab.records import Run, State
+from lab.text import clean
 from tasks.spec import Task
 
 SPLITS = ("search", "audit", "locked")
@@ -77,7 +77,7 @@ def _cell(value: Any) -> str:
         return ""
     if isinstance(value, bool | int | float):
         return repr(value)
-    text = plain(value, 4000)
+    text = clean(value, 4000)
     return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text
 
 

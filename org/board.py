@@ -32,8 +32,9 @@ from lab.errors import UserError
 from lab.home import Home
 from lab.ledger import Ledger
 from lab.records import State, View
+from lab.text import clean
 from org import chart, status
-from org.events import clean, describe, subject_of
+from org.events import describe, subject_of
 from org.grid import Grid
 
 BEAT = 1.0

@@ -23,10 +23,11 @@ from lab.home import Home
 from lab.ledger import Ledger
 from lab.records import View
 from lab.requests import ask, wait_answer
+from lab.text import clean
 from org import controller, session
 from org import design as designs
 from org.agents import base
-from org.events import clean, describe
+from org.events import describe
 from org.grid import Grid
 from tasks.spec import Task
 

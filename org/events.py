@@ -8,24 +8,12 @@ of an error.
 from __future__ import annotations
 
 import math
-import re
 import statistics
-import unicodedata
 from typing import Any
 
 from lab.ledger import Fact
 from lab.records import Experiment, Run, State
-
-_ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_].*?(?:\x07|\x1b\\|$)|.)", re.DOTALL)
-_UNSEEN = frozenset(("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"))
-
-
-def clean(text: object, limit: int = 200) -> str:
-    """Somebody's text as one harmless line: no terminal escapes, control or direction characters, cut at `limit`."""
-    kept = _ESCAPE.sub("", str(text)[: 20 * limit])
-    kept = "".join(" " if unicodedata.category(char) in _UNSEEN else char for char in kept)
-    line = " ".join(kept.split())
-    return line if len(line) <= limit else line[: limit - 1].rstrip() + "…"
+from lab.text import clean
 
 
 def figure(value: object, signed: bool = False) -> str:

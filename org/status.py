@@ -21,8 +21,9 @@ from lab.home import Home
 from lab.ledger import Ledger
 from lab.process import Identity
 from lab.records import Run, State, View
+from lab.text import clean
 from org.agents.base import read_events
-from org.events import clean, figure, subject_of
+from org.events import figure, subject_of
 from org.grid import BOARD, Grid, PaneState
 
 STYLES = {

@@ -23,8 +23,9 @@ from rich.text import Text
 
 from lab.home import Home
 from lab.records import Experiment, State
+from lab.text import clean
 from org.agents.space import Value
-from org.events import clean, figure, subject_of
+from org.events import figure, subject_of
 from org.status import bank_text, best_text, controller, standing
 
 BEAT = 0.5

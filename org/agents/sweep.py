@@ -26,6 +26,7 @@ from lab.errors import UserError
 from lab.home import Home
 from lab.ledger import Fact
 from lab.records import Experiment, Run
+from lab.text import clean
 from org import status
 from org.agents import base
 from org.agents.console import (
@@ -41,7 +42,6 @@ from org.agents.console import (
 )
 from org.agents.space import Value
 from org.agents.worker import Asked, Worker, start, superseded
-from org.events import clean
 from org.role import CHIEF
 from tasks.knobs import read_knobs, write_knobs
 from tasks.spec import Task, TaskError

@@ -25,10 +25,10 @@ from lab.errors import UserError
 from lab.home import Home
 from lab.ledger import Fact, Ledger
 from lab.records import Experiment, State, View
+from lab.text import clean
 from org import design
 from org.agents import base, shell
 from org.agents.console import FAINT, Keys, Screen, Section, headline, page, served
-from org.events import clean
 from tasks.spec import Task, TaskError
 from worktrees.repo import GitError, Repo
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from lab.home import Home
 from lab.ledger import Fact
 from lab.records import State, fold
-from org.events import clean, describe, figure
+from lab.text import clean
+from org.events import describe, figure
 from tests.org.sample import tell
 
 
