@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
 import sys
 
 import typer
+from pydantic import ValidationError
 
 import comms.commands
 import lab.commands
@@ -33,9 +35,21 @@ def main() -> None:
     except (UserError, TaskError, GitError, MailError) as error:
         print(f"orgctl: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        print(f"orgctl: a file of this organisation is damaged ({error.title}: {field}: {first['msg']})", file=sys.stderr)
+        sys.exit(2)
+    except sqlite3.Error as error:
+        print(f"orgctl: the ledger cannot be used: {error}: free disk space or stop what holds it, then try again", file=sys.stderr)
+        sys.exit(2)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"orgctl: {where}{error.strerror or error}: check the path, its permissions and the free disk space", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,9 @@ Proposals are facts at once (registered before anything runs). Everything else i
 
 from __future__ import annotations
 
+import math
+import os
+from pathlib import Path
 from typing import Any
 
 from lab.errors import UserError
@@ -14,8 +17,18 @@ from lab.ledger import Ledger
 from lab.records import View
 from lab.requests import ask, wait_answer
 
+PERSON = "person"
+DIRECTIONS = ("improves", "no-change")
 FIELD_LIMIT = 4000
 """Characters of each free-text field; more is refused, not cut."""
+
+
+def me(home: Home) -> str:
+    """Who asks: $ORGCTL_AGENT; else the agent in whose worktree the working directory lies (a person works there); else person."""
+    if named := os.environ.get("ORGCTL_AGENT"):
+        return named
+    here, seats = Path.cwd().resolve(), home.worktrees.resolve()
+    return here.relative_to(seats).parts[0] if seats in here.parents else PERSON
 
 
 def propose(
@@ -37,6 +50,10 @@ def propose(
     for name, text in texts.items():
         if len(text) > FIELD_LIMIT:
             raise UserError(f"--{name.replace('_', '-')} is longer than {FIELD_LIMIT} characters: say it shorter")
+    if direction not in DIRECTIONS:
+        raise UserError(f"--direction {direction[:40]}: choose one of {', '.join(DIRECTIONS)}")
+    if min_effect is not None and not (math.isfinite(min_effect) and min_effect >= 0):
+        raise UserError(f"--min-effect {min_effect}: give a number from 0, in the metric's unit")
     if not hypothesis.strip() or not mechanism.strip():
         raise UserError("a proposal needs a hypothesis and a mechanism: what should change, and why would it")
     ledger = Ledger(home.ledger)

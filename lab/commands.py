@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import sys
 import time
 from typing import Annotated, Any
@@ -21,6 +20,7 @@ from lab.files import read_json
 from lab.home import Home
 from lab.ledger import Ledger
 from lab.records import Experiment, Run, State, View
+from lab.text import clean, printable
 from tasks.spec import Task
 
 app = typer.Typer(add_completion=False)
@@ -38,10 +38,6 @@ app.add_typer(ledger_app, name="ledger")
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Identity = Annotated[str, typer.Argument(help="An experiment, such as E0001.", metavar="EXPERIMENT")]
-
-
-def _me() -> str:
-    return os.environ.get("ORGCTL_AGENT") or "person"
 
 
 def _open() -> tuple[Home, View]:
@@ -92,7 +88,7 @@ def propose(
     task = Task.model_validate_json(home.task.read_text())
     identity = client.propose(
         home,
-        _me(),
+        client.me(home),
         hypothesis,
         mechanism,
         family,
@@ -115,7 +111,7 @@ def run(identity: Identity, as_json: JsonFlag = False) -> None:
     once: end your turn, the result arrives by mail.
     """
     home, _ = _open()
-    answer = client.run(home, _me(), identity)
+    answer = client.run(home, client.me(home), identity)
     if "waiting" in answer or as_json or not sys.stdout.isatty():
         ignored = f" Not part of it: {', '.join(answer['ignored'][:5])}." if answer.get("ignored") else ""
         _tell(
@@ -202,13 +198,14 @@ def list_(
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("experiment", "agent", "status", "effect", "hypothesis")
+    table = Table("experiment", "agent", "status", "effect", box=None)
+    table.add_column("hypothesis", no_wrap=True, overflow="ellipsis")
     for item in found:
         effect = _brief(item)["effect"]
         table.add_row(
-            item.id, item.agent, item.status, "" if effect is None else f"{effect:+.4f}", Text(item.hypothesis[:100])
+            item.id, item.agent, item.status, "" if effect is None else f"{effect:+.4f}", Text(clean(item.hypothesis))
         )
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
 def _brief(item: Experiment) -> dict[str, Any]:
@@ -235,30 +232,30 @@ def _show(home: Home, item: Experiment, as_json: bool) -> None:
     if as_json:
         _print({**dataclasses.asdict(item), "status": item.status})
         return
-    print(f"{item.id} by {item.agent}: {item.status}\n  hypothesis: {item.hypothesis}\n  mechanism:  {item.mechanism}")
-    print(
-        f"  family: {item.family}   held constant: {item.held_constant or '-'}   smallest effect of interest: {item.min_effect}"
-    )
+    lines = [
+        f"{item.id} by {item.agent}: {item.status}",
+        f"  hypothesis: {item.hypothesis}",
+        f"  mechanism:  {item.mechanism}",
+        f"  family: {item.family}   held constant: {item.held_constant or '-'}   smallest effect of interest: {item.min_effect:g}",
+    ]
     for attempt in item.attempts:
-        print(
-            f"  attempt {attempt.number}: {attempt.commit[:10]} on {attempt.parent[:10]}, changes {', '.join(attempt.changed)}"
-        )
-        for done in (one for one in item.runs if one.attempt == attempt.number):
-            print(f"    {_line(done)}")
-        for line in (attempt.verdict or {}).get("reasoning", []):
-            print(f"    {line}")
-    failed = [one for one in item.runs if one.status in ("crashed", "invalid", "timeout")]
+        where = f"{attempt.commit[:10]} on {attempt.parent[:10]}"
+        lines.append(f"  attempt {attempt.number}: {where}, changes {', '.join(attempt.changed)}")
+        lines += [f"    {_line(done)}" for done in item.runs if done.attempt == attempt.number]
+        lines += [f"    {line}" for line in (attempt.verdict or {}).get("reasoning", [])]
+    failed = [one for one in item.runs if one.status in ("crashed", "invalid", "timeout", "lost")]
     if failed:
-        print(f"  log of {failed[-1].id} ends:\n{failed[-1].log_tail}")
+        lines.append(f"  log of {failed[-1].id} ends:\n{failed[-1].log_tail}")
     if item.withdrawn is not None:
-        print(f"  withdrawn: {item.withdrawn}")
+        lines.append(f"  withdrawn: {item.withdrawn}")
     hint = {
         "proposed": f"edit, then: orgctl exp run {item.id}",
         "nominated": "the chief (or a person) may: orgctl exp confirm " + item.id,
         "improved": "the chief (or a person) may: orgctl exp promote " + item.id,
     }.get(item.status)
     if hint:
-        print(f"  next: {hint}")
+        lines.append(f"  next: {hint}")
+    print(printable("\n".join(lines)))
 
 
 def _line(run: Run) -> str:
@@ -273,21 +270,21 @@ def diff(identity: Identity) -> None:
     attempt = _experiment(view.state, identity).attempt
     if attempt is None:
         raise UserError(f"{identity} was not run yet, so no change is recorded")
-    print(attempt.diff)
+    print(printable(attempt.diff))
 
 
 @exp.command()
 def confirm(identity: Identity, as_json: JsonFlag = False) -> None:
     """Order confirmation of a nominated experiment: fresh seeds against the baseline bank, in stages."""
     home, _ = _open()
-    _tell(client.confirm(home, _me(), identity), as_json, f"{identity} is being confirmed on fresh seeds")
+    _tell(client.confirm(home, client.me(home), identity), as_json, f"{identity} is being confirmed on fresh seeds")
 
 
 @exp.command()
 def promote(identity: Identity, as_json: JsonFlag = False) -> None:
     """Bring an experiment with the verdict `improved` to trunk; when trunk has moved it is confirmed there first."""
     home, _ = _open()
-    answer = client.promote(home, _me(), identity)
+    answer = client.promote(home, client.me(home), identity)
     _tell(
         answer,
         as_json,
@@ -303,7 +300,7 @@ def withdraw(
 ) -> None:
     """Give an experiment up before its verdict. What was measured stays."""
     home, _ = _open()
-    _tell(client.withdraw(home, _me(), identity, why), as_json, f"{identity} is withdrawn")
+    _tell(client.withdraw(home, client.me(home), identity, why), as_json, f"{identity} is withdrawn")
 
 
 @ledger_app.command()

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from lab import verdict
-from lab.records import Attempt, Bank, Experiment, Run, State
+from lab.records import NO_EVIDENCE, Attempt, Bank, Experiment, Run, State
 from tasks.spec import Task
 
 BANK_LIMIT = 16
 """A bank grows by one run with each stage of a confirmation, up to this: interleaved baselines let nobody's luck with the first
 few last (benchmarks/verdict.py: power at 2 sigma .83 instead of .53, for 0.2 more runs an idea)."""
+LOST_RUNS = 1
+"""Lost runs (their runner vanished, or was ended by a stranger) that an attempt may have of one purpose."""
 BANK_FAILURES = 3
 """Baseline runs that may fail before the laboratory stops asking for more and raises an alarm."""
 
@@ -96,7 +98,7 @@ def _not_after(state: State, experiment: Experiment) -> bool:
 def _bank(state: State, policy: Policy) -> list[Step]:
     if not state.trunk:
         return []
-    bank = state.bank()
+    bank = bank_of(state, state.trunk)
     good = [run for run in bank.runs if run.status == "ok"]
     pending = [run for run in bank.runs if not run.over]
     failed = [run for run in bank.runs if run.status in ("crashed", "invalid", "timeout")]
@@ -107,18 +109,27 @@ def _bank(state: State, policy: Policy) -> list[Step]:
     return [Queue("bank", state.trunk, splits=("search", "audit")) for _ in range(missing)]
 
 
+def bank_of(state: State, commit: str) -> Bank:
+    """The bank of a commit, less what was measured in another environment (a newer torch, another machine)."""
+    bank = state.bank(commit)
+    return Bank(commit, [run for run in bank.runs if run.status != "ok" or run.environment == state.environment])
+
+
 def bank_ready(state: State, commit: str, policy: Policy) -> Bank | None:
     """The bank of a commit when it has its runs, else None."""
-    bank = state.bank(commit)
+    bank = bank_of(state, commit)
     return bank if len(bank.values("audit")) >= policy.bank and len(bank.values("search")) >= policy.bank else None
 
 
 def _judge(state: State, task: Task, policy: Policy, experiment: Experiment, attempt: Attempt) -> list[Step]:
     """Steps of an attempt that has no verdict yet."""
     bank = bank_ready(state, attempt.parent, policy)
-    if attempt.nomination is None and not attempt.confirm_ordered:
+    ordered = attempt.confirm_ordered or attempt.number > 1  # a later attempt is a confirmed idea on its way to a new trunk
+    if bank is None and attempt.parent != state.trunk:  # the environment changed: that old trunk gets no bank any more
+        return [Rebase(experiment.id) if ordered else _undecided(experiment, attempt, "its parent's bank is out of date")]
+    if attempt.nomination is None and not ordered:
         return _nominate(bank, task, experiment, attempt)
-    if not attempt.confirm_ordered:
+    if not ordered:
         return [Write("confirm", experiment.id, {"attempt": attempt.number})] if policy.confirmation == "auto" else []
     if attempt.parent != state.trunk and not experiment.runs_for("confirm"):
         return [Rebase(experiment.id)]
@@ -127,9 +138,12 @@ def _judge(state: State, task: Task, policy: Policy, experiment: Experiment, att
 
 def _nominate(bank: Bank | None, task: Task, experiment: Experiment, attempt: Attempt) -> list[Step]:
     runs = experiment.runs_for("nominate")
-    done = [run for run in runs if run.over and run.status != "killed"]
+    counted, lost = _evidence(runs)
+    if lost:
+        return [_failed(experiment, attempt, lost)]
+    done = [run for run in counted if run.over]
     if not done:
-        if any(not run.over for run in runs):
+        if counted:
             return []
         return [Queue("nominate", attempt.commit, experiment.id, attempt.number, experiment.agent, splits=("search",))]
     run = done[0]
@@ -174,47 +188,43 @@ def _nominate(bank: Bank | None, task: Task, experiment: Experiment, attempt: At
 
 def _failed(experiment: Experiment, attempt: Attempt, run: Run) -> Step:
     """A run of the candidate that did not end well decides the attempt."""
-    name = "invalid" if run.status == "invalid" else "crashed"
-    body = {
-        "attempt": attempt.number,
-        "verdict": name,
-        "effect": None,
-        "low": None,
-        "high": None,
-        "p": None,
-        "n": 0,
-        "m": 0,
-        "sigma": None,
-        "reasoning": [
-            f"{run.id} ({run.purpose}, seed {run.seed}) ended {run.status}: {run.reason}",
-            "no comparison was made",
-            f"log: orgctl exp show {experiment.id}",
-        ],
-    }
-    return Write("verdict", experiment.id, body)
+    reasoning = [
+        f"{run.id} ({run.purpose}, seed {run.seed}) ended {run.status}: {run.reason}",
+        "no comparison was made",
+        f"log: orgctl exp show {experiment.id}",
+    ]
+    word = "invalid" if run.status == "invalid" else "crashed"
+    return Write("verdict", experiment.id, without_comparison(attempt, word, reasoning))
+
+
+def without_comparison(attempt: Attempt, word: str, reasoning: list[str]) -> dict[str, Any]:
+    """Body of a verdict that rests on no comparison; figures of an earlier verdict on the same attempt are kept."""
+    figures: dict[str, Any] = {"effect": None, "low": None, "high": None, "p": None, "n": 0, "m": 0, "sigma": None}
+    if attempt.verdict:
+        figures = {key: attempt.verdict.get(key) for key in figures}
+        reasoning = [*reasoning, f"before that, on {attempt.parent[:8]}: {attempt.verdict['verdict']}"]
+    return {"attempt": attempt.number, "verdict": word, **figures, "reasoning": reasoning}
 
 
 def _undecided(experiment: Experiment, attempt: Attempt, why: str) -> Step:
     """The laboratory cannot decide: said so, with the reason."""
-    body = {
-        "attempt": attempt.number,
-        "verdict": "inconclusive",
-        "effect": None,
-        "low": None,
-        "high": None,
-        "p": None,
-        "n": 0,
-        "m": 0,
-        "sigma": None,
-        "reasoning": [why, "no comparison at equal cost is possible", "propose it again once that is mended"],
-    }
-    return Write("verdict", experiment.id, body)
+    reasoning = [why, "no comparison at equal cost is possible", "propose it again once that is mended"]
+    return Write("verdict", experiment.id, without_comparison(attempt, "inconclusive", reasoning))
+
+
+def _evidence(runs: list[Run]) -> tuple[list[Run], Run | None]:
+    """Runs that count, and one that was lost once too often: a candidate that ends its own runner does not get new seeds."""
+    lost = [run for run in runs if run.status == "lost"]
+    return [run for run in runs if run.status not in NO_EVIDENCE], lost[-1] if len(lost) > LOST_RUNS else None
 
 
 def _confirm(
     state: State, bank: Bank, task: Task, policy: Policy, experiment: Experiment, attempt: Attempt
 ) -> list[Step]:
-    runs = [run for run in experiment.runs_for("confirm") if run.status != "killed"]
+    runs, lost = _evidence(experiment.runs_for("confirm"))
+    if lost:
+        return [_failed(experiment, attempt, lost)]
+    runs = [run for run in runs if run.status != "ok" or run.environment == state.environment]
     for run in runs:
         if run.over and run.status != "ok":
             return [_failed(experiment, attempt, run)]
@@ -230,7 +240,7 @@ def _confirm(
     minimize = task.metric.direction == "minimize"
     values, baseline = [run.metric["audit"] for run in done], bank.values("audit")
     controls = experiment.runs_for("control")
-    control = [run.metric["audit"] for run in controls if run.status == "ok"]
+    control = [run.metric["audit"] for run in controls if run.status == "ok" and run.environment == state.environment]
     if (
         ratio
         and verdict.needs_control(ratio)
@@ -275,7 +285,8 @@ def _confirm(
 
 def _stage(state: State, experiment: Experiment, attempt: Attempt, count: int) -> list[Step]:
     """So many runs of the candidate, and one of its parent among them."""
-    growing = len([run for run in state.bank(attempt.parent).runs if run.status in ("ok", "queued", "running")]) < BANK_LIMIT
+    bank = [run for run in bank_of(state, attempt.parent).runs if run.status in ("ok", "queued", "running")]
+    growing = len(bank) < BANK_LIMIT
     parent: list[Step] = [Queue("bank", attempt.parent, splits=("search", "audit"))] if growing else []
     return [*parent, *[Queue("confirm", attempt.commit, experiment.id, attempt.number, experiment.agent)] * count]
 

@@ -1,12 +1,14 @@
-"""A fence round code that is not ours: where it may write, what it may not read. Linux Landlock, no privileges needed.
+"""A fence round code that is not ours: where it may write, what it may read. Linux Landlock, no privileges needed.
 
-The runner puts it round training and round the scorer, whose model host runs the experiment's code. Fenced processes
-cannot write outside their folders, signal others, or read others' environment and memory: training cannot forge a
-result. Where the kernel lacks Landlock (before 5.13; macOS) forgery is only detected. Numbers: linux/landlock.h.
+The runner puts it round training and round the scorer; the scorer starts the model host, which runs the experiment's
+code, through a narrower one of its own: this file run as a script (`prefix`), so it imports nothing but the standard
+library. Fenced processes cannot write outside their folders, signal others, or read others' environment and memory.
+Where the kernel lacks Landlock (before 5.13; macOS) forgery is only detected. Numbers: linux/landlock.h.
 """
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import os
 import struct
@@ -34,6 +36,16 @@ _MAKE = _MAKE_CHAR | _MAKE_DIR | _MAKE_REG | _MAKE_SOCK | _MAKE_FIFO | _MAKE_BLO
 _WRITE = _WRITE_FILE | _REMOVE_DIR | _REMOVE_FILE | _MAKE
 _ON_FILES = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE
 
+_DEVICES = ("null", "zero", "full", "random", "urandom", "tty", "ptmx", "pts")
+_GPU_DEVICES = ("nvidia*", "dri", "kfd", "dxg")
+"""Below /dev; not all of it, since root could read the disk itself there."""
+_SYSTEM = (
+    "/usr", "/lib", "/lib32", "/lib64", "/bin", "/sbin", "/opt", "/nix/store", "/run/opengl-driver",
+    "/home/linuxbrew/.linuxbrew", "/etc/ld.so.cache", "/etc/localtime", "/etc/passwd", "/etc/group",
+    "/etc/nsswitch.conf", "/proc", "/sys",
+)  # fmt: skip
+"""Where programs, shared libraries and what the kernel tells of the machine lie."""
+
 
 def landlock() -> int:
     """Version of the kernel's Landlock interface; 0 where there is none, or it is switched off."""
@@ -52,13 +64,17 @@ class Fence:
     """Rules, laid down before the fork. In the child call `enter()`; in the parent `close()` afterwards."""
 
     def __init__(
-        self, writable: Iterable[Path], hidden: Iterable[Path] = (), readable: Iterable[Path] = (), gpu: bool = False
+        self,
+        writable: Iterable[Path],
+        readable: Iterable[Path] = (Path("/"),),
+        hidden: Iterable[Path] = (),
+        gpu: bool = False,
     ) -> None:
-        """Writing only below `writable` (and devices); reading everywhere but below `hidden`, except in `readable`.
+        """Writing only below `writable` (and devices), reading there and below `readable`, but not below `hidden`.
 
-        What is writable is readable too. With `gpu` files in /proc may be written: CUDA does not start otherwise
-        (cuInit fails with 304). Where there is no Landlock the fence does nothing. Raises OSError when the kernel
-        has it but refuses.
+        The deeper of two names decides: what is readable inside a hidden folder is open. With `gpu` its devices are
+        open and files in /proc may be written: CUDA does not start otherwise (cuInit fails with 304). Where there is
+        no Landlock the fence does nothing. Raises OSError when the kernel has it but refuses.
         """
         self._ruleset = -1
         if not ABI:
@@ -68,13 +84,16 @@ class Fence:
         attributes = struct.pack("=QQQ", write | _READ, 0, scopes)[: 8 if ABI < 4 else 16 if ABI < 6 else 24]
         self._ruleset = _syscall(_CREATE_RULESET, attributes, len(attributes), 0)
         try:
-            for path in _open_places({place.resolve() for place in hidden}):
-                self._allow(path, _READ)
-            for path in readable:
-                self._allow(path.resolve(), _READ)
-            for path in [*writable, Path("/dev/shm")]:
+            closed = {place.resolve() for place in hidden} - {Path("/")}  # the home of some users
+            for folder in {place.resolve() for place in readable} - closed:
+                for path in _open_places(closed, folder):
+                    self._allow(path, _READ)
+            for path in writable:
                 self._allow(path.resolve(), _READ | write)
-            for path in [Path("/dev"), *([Path("/proc")] if gpu else [])]:
+            devices = [Path("/dev", name) for name in _DEVICES]
+            if gpu:
+                devices += [Path("/proc"), *(path for name in _GPU_DEVICES for path in Path("/dev").glob(name))]
+            for path in devices:
                 self._allow(path, _READ | _WRITE_FILE | (_TRUNCATE if ABI >= 3 else 0))
         except BaseException:
             self.close()
@@ -108,8 +127,36 @@ class Fence:
 
 
 def interpreter() -> list[Path]:
-    """Folders that this Python needs, wherever they lie: a virtual environment may well be in a hidden folder."""
-    return [Path(place) for place in dict.fromkeys([sys.prefix, sys.base_prefix, *sys.path]) if place]
+    """Folders that this Python needs, wherever they lie: a virtual environment may well be in a hidden folder.
+
+    Of a source checkout that is installed for editing only the packages: sessions may be kept in it. They are needed,
+    since `pickle` looks for a module `org.python`, with which it means Jython's, and stumbles when ours is closed.
+    """
+    libraries = os.environ.get("LD_LIBRARY_PATH", "").split(":")
+    places = [Path(place) for place in dict.fromkeys([sys.prefix, sys.base_prefix, *sys.path, *libraries]) if place]
+    ours = Path(__file__).resolve().parents[1]
+    if not any(ours.is_relative_to(Path(place).resolve()) for place in (sys.prefix, sys.base_prefix)):
+        places = [place for place in places if place.resolve() != ours]
+        places += sorted(package.parent for package in ours.glob("*/__init__.py"))
+    return places
+
+
+def system() -> list[Path]:
+    """Folders and files that a program needs of the machine."""
+    return [Path(place) for place in _SYSTEM]
+
+
+def prefix(home: Path, readable: Iterable[Path], hidden: Iterable[Path], gpu: bool = False) -> list[str]:
+    """Words to put before a command, which then runs inside a `Fence` and may write below `home` alone.
+
+    `home` becomes its HOME and TMPDIR. Inherited descriptors stay open. Empty where there is no Landlock.
+    """
+    if not ABI:
+        return []
+    words = [sys.executable, "-I", "-S", str(Path(__file__).resolve()), "--home", str(home)]
+    for option, places in (("--readable", readable), ("--hidden", hidden)):
+        words += [word for place in places for word in (option, str(place))]
+    return [*words, *(["--gpu"] if gpu else []), "--"]
 
 
 def _open_places(hidden: set[Path], folder: Path = Path("/")) -> Iterator[Path]:
@@ -118,7 +165,7 @@ def _open_places(hidden: set[Path], folder: Path = Path("/")) -> Iterator[Path]:
     Landlock knows no exceptions, so the way down to each hidden folder is opened sibling by sibling. Links are left
     out: access is decided where they lead.
     """
-    hidden = {place for place in hidden if place != Path("/")}
+    hidden = {place for place in hidden if folder in place.parents}
     if not hidden:
         yield folder
         return
@@ -142,3 +189,31 @@ def _syscall(*arguments: object) -> int:
     if result < 0:
         raise OSError(ctypes.get_errno(), f"landlock: {os.strerror(ctypes.get_errno())}")
     return result
+
+
+def main(words: list[str]) -> int:
+    """`python -I -S fence.py --home PATH [--readable PATH]... [--hidden PATH]... [--gpu] -- COMMAND...`, see `prefix`.
+
+    Becomes the command, fenced. Returns 126, after a line that says why, when it cannot.
+    """
+    parser = argparse.ArgumentParser(prog="fence.py", allow_abbrev=False)
+    parser.add_argument("--home", type=Path, required=True)
+    parser.add_argument("--readable", type=Path, action="append", default=[])
+    parser.add_argument("--hidden", type=Path, action="append", default=[])
+    parser.add_argument("--gpu", action="store_true")
+    parser.add_argument("command", nargs="+")
+    given = parser.parse_args(words)
+    if not ABI:
+        print("fence.py: this kernel offers no Landlock: run the command without a fence", file=sys.stderr)
+        return 126
+    try:
+        Fence([given.home], given.readable, given.hidden, given.gpu).enter()
+        os.environ |= {"HOME": str(given.home), "TMPDIR": str(given.home)}
+        os.execvp(given.command[0], given.command)
+    except OSError as error:
+        print(f"fence.py: {given.command[0]} cannot be started inside its fence: {error}", file=sys.stderr)
+    return 126
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -77,6 +77,11 @@ class Home:
         return self.org / "controller.json"
 
     @property
+    def until(self) -> Path:
+        """{time} at which the controller stops by itself (`up --for`), in seconds since the epoch; usually missing."""
+        return self.org / "until.json"
+
+    @property
     def report(self) -> Path:
         return self.root / "report"
 

@@ -14,15 +14,16 @@ from typing import Any
 
 import psutil
 
+from lab.client import PERSON
 from lab.errors import UserError
 from lab.executors import local
-from lab.experiment import Policy, Promote, Queue, Rebase, Step, Write, decide
+from lab.experiment import Policy, Promote, Queue, Rebase, Step, Write, decide, without_comparison
 from lab.files import read_json
 from lab.home import Home
 from lab.ledger import Fact, Ledger
 from lab.process import Identity
-from lab.queue import in_flight, pick
-from lab.records import Experiment, Run, State, View
+from lab.queue import halted, in_flight, pick
+from lab.records import NO_EVIDENCE, Experiment, Run, State, View
 from lab.requests import Request
 from lab.runspec import RunSpec
 from lab.slots import Slot, free
@@ -30,7 +31,8 @@ from tasks.spec import Budget, Task
 from worktrees.repo import Conflict, GitError, NothingChanged, ProtectedChanged, Repo, Snapshot
 
 FIRST_SEED = 1000
-PERSON = "person"
+FREE_BYTES = 200_000_000
+"""No run is started with less disk than this: it would fail, and through no fault of the candidate."""
 
 
 @dataclass
@@ -83,6 +85,9 @@ class Laboratory:
             raise UserError(f"{experiment.id} belongs to {experiment.agent}: propose your own")
         if experiment.withdrawn is not None:
             raise UserError(f"{experiment.id} was withdrawn: propose it anew")
+        first = next((run for run in experiment.runs_for("nominate") if not run.over), None)
+        if first is not None:  # asked twice, or the controller died before it answered
+            return {"run": first.id, "commit": first.commit, "ignored": [], "changed": experiment.attempts[-1].changed}
         if experiment.attempts:
             raise UserError(
                 f"{experiment.id} was submitted already ({experiment.status}): `orgctl exp show {experiment.id}`; "
@@ -98,6 +103,11 @@ class Laboratory:
             raise UserError(f"{experiment.agent} has no worktree: only agents of this organisation run experiments")
         try:
             parent = self.repo.fork_point(self.repo.branch(experiment.agent), self.state.trunk)
+            if parent not in {step.commit for step in self.state.trunks}:
+                raise UserError(
+                    f"{experiment.agent}'s branch is based on {parent[:8]}, which never was trunk here: "
+                    "`git reset --hard org/trunk` in the worktree (keep your change aside), then run again"
+                )
             snapshot = self.repo.snapshot(
                 worktree,
                 experiment.agent,
@@ -119,13 +129,17 @@ class Laboratory:
         except GitError as error:
             raise UserError(str(error)) from error
         for other in self.state.experiments.values():
+            last = other.attempt.verdict if other.attempt else None
+            if other.withdrawn is not None or (last and last["verdict"] == "inconclusive" and not last["n"]):
+                continue  # nothing was measured of it
             for attempt in other.attempts:
                 if attempt.parent == parent and attempt.diff == snapshot.diff:
                     raise UserError(
                         f"{experiment.id} is the same change as {other.id} ({other.status}): `orgctl exp show {other.id}`"
                     )
         self._attempt(experiment, 1, snapshot)
-        run = self._queue(Queue("nominate", snapshot.commit, experiment.id, 1, experiment.agent, splits=("search",)))
+        self.step()
+        run = self.state.experiments[experiment.id].runs_for("nominate")[0].id
         return {"run": run, "commit": snapshot.commit, "ignored": snapshot.ignored[:50], "changed": snapshot.changed}
 
     def _attempt(self, experiment: Experiment, number: int, snapshot: Snapshot) -> None:
@@ -223,6 +237,7 @@ class Laboratory:
             "budget": budget.model_dump(),
             "agent": wanted.agent,
             "home_slot": self.home_slots.get(wanted.agent),
+            "assisted": wanted.agent in self.state.taken_over,
         }
         fact = self.ledger.append_new("run", "R", body)
         self.refresh()
@@ -246,22 +261,12 @@ class Laboratory:
                 if isinstance(error, Conflict)
                 else "trunk has this change already"
             )
-            body = {
-                "attempt": attempt.number,
-                "verdict": "inconclusive",
-                "effect": None,
-                "low": None,
-                "high": None,
-                "p": None,
-                "n": 0,
-                "m": 0,
-                "sigma": None,
-                "reasoning": [
-                    f"cannot be carried to the present trunk {self.state.trunk[:8]}: {why}",
-                    "not confirmed: a verdict holds for its base commit only",
-                    "propose it again on the present trunk if it still makes sense",
-                ],
-            }
+            reasoning = [
+                f"cannot be carried to the present trunk {self.state.trunk[:8]}: {why}",
+                "a verdict holds for its base commit only",
+                "propose it again on the present trunk if it still makes sense",
+            ]
+            body = without_comparison(attempt, "inconclusive", reasoning)
             self._write("verdict", experiment.id, body)
             return
         self._attempt(experiment, number, snapshot)
@@ -271,13 +276,8 @@ class Laboratory:
         """Trunk becomes the attempt's commit (its parent is trunk). The ledger names it first, then the ref follows."""
         attempt = experiment.attempts[-1]
         old = self.state.trunk
-        self._write("promotion", experiment.id, {"attempt": attempt.number, "from": old, "to": attempt.commit}, actor)
-        self._write(
-            "trunk",
-            attempt.commit,
-            {"commit": attempt.commit, "parent": old, "experiment": experiment.id, "why": f"promoted by {actor}"},
-            actor,
-        )
+        body = {"commit": attempt.commit, "parent": old, "experiment": experiment.id, "why": f"promoted by {actor}"}
+        self._write("trunk", attempt.commit, body, actor)
         self.mirror_trunk()
         return attempt.commit
 
@@ -291,7 +291,7 @@ class Laboratory:
         if not wanted or wanted == found:
             return
         branch = self.repo.trunk_branch
-        if any(step.commit == wanted and step.parent == found for step in self.state.trunks):
+        if found and any(step.commit == wanted and step.parent == found for step in self.state.trunks):
             warning = self.repo.advance_trunk(found, wanted)
             if warning:
                 self._write("alarm", branch, {"text": warning})
@@ -303,14 +303,14 @@ class Laboratory:
 
     # Runs
 
-    def start_runs(self) -> None:
-        """Start queued runs on free slots."""
+    def start_runs(self, now: float) -> None:
+        """Start queued runs on free slots; nothing while the machine itself makes runs fail, or the disk is full."""
+        if halted(self.state, now):
+            return
+        if shutil.disk_usage(self.home.org).free < FREE_BYTES:
+            raise UserError(f"less than {FREE_BYTES / 1e6:.0f} MB are free on the disk of {self.home.org}: no run is started")
         running = [run for run in self.state.runs.values() if run.status == "running"]
         for run, slot in pick(self.state, free(self.slots, running)):
-            experiment = self.state.experiments.get(run.experiment)
-            if experiment and experiment.withdrawn is not None:
-                self._result(run, {"status": "killed", "reason": "withdrawn before it started"})
-                continue
             self._start(run, slot)
 
     def _start(self, run: Run, slot: Slot) -> None:
@@ -320,6 +320,8 @@ class Laboratory:
             shutil.rmtree(folder, ignore_errors=True)
             self._spec(run, slot).write(folder)
             identity = local.start(self.home, run.id)
+        else:
+            slot = RunSpec.read(folder).slot
         body = {"slot": slot.index, "pid": identity.pid, "started": identity.started, "device": slot.device}
         self._write("start", run.id, body)
 
@@ -360,10 +362,8 @@ class Laboratory:
     def reap(self) -> None:
         """Write down the results of runs that ended; a run whose runner vanished without one has crashed."""
         for run in list(self.state.runs.values()):
-            if run.status == "queued":
-                experiment = self.state.experiments.get(run.experiment)
-                if experiment and experiment.withdrawn is not None and not experiment.verdict:
-                    self._result(run, {"status": "killed", "reason": "withdrawn before it started"})
+            if run.status == "queued" and (why := self._needless(run)):
+                self._result(run, {"status": "killed", "reason": why})
             if run.status != "running":
                 continue
             if Identity(run.pid, run.process_started).alive():
@@ -371,14 +371,26 @@ class Laboratory:
             folder = self.home.runs / run.id
             found = read_json(folder / "result.json")
             if found is not None and found.get("run") == run.id:
+                if found.get("status") == "killed":  # the laboratory did not ask for that
+                    found = {**found, "status": "lost", "reason": "somebody else ended its runner"}
                 self._result(run, found)
             else:
                 local.bury(folder)
                 log = folder / "runner.log"
                 tail = log.read_text(errors="replace")[-2000:] if log.is_file() else ""
                 self._result(
-                    run, {"status": "crashed", "reason": "its runner vanished without a result", "log_tail": tail}
+                    run, {"status": "lost", "reason": "its runner vanished without a result", "log_tail": tail}
                 )
+
+    def _needless(self, run: Run) -> str | None:
+        """Why a queued run need not be started any more."""
+        experiment = self.state.experiments.get(run.experiment)
+        if experiment is None:
+            return None
+        if experiment.withdrawn is not None:
+            return "withdrawn before it started"
+        judged = next((attempt for attempt in experiment.attempts if attempt.number == run.attempt and attempt.verdict), None)
+        return "judged before it started" if judged else None
 
     def _result(self, run: Run, found: dict[str, Any]) -> None:
         status = found.get("status")
@@ -392,12 +404,13 @@ class Laboratory:
                 {**found, "reason": f"no value for split {', '.join(sorted(set(run.splits) - set(metric)))}"},
             )
         body = {
-            "status": status if status in ("ok", "crashed", "invalid", "timeout", "killed") else "crashed",
+            "status": status if status in ("ok", "crashed", "invalid", "timeout", *NO_EVIDENCE) else "crashed",
             "reason": str(found.get("reason", ""))[:1000],
             "metric": metric,
             "account": dict(found.get("account") or {}),
             "hashes": dict(found.get("hashes") or {}),
             "log_tail": str(found.get("log_tail", ""))[-2000:],
+            "ended": found.get("ended") if isinstance(found.get("ended"), int | float) else None,
         }
         self.ledger.append_once("result", body, run.id)
         self.refresh()

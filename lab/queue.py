@@ -8,6 +8,7 @@ from __future__ import annotations
 from lab.records import Run, State
 from lab.slots import Slot
 
+HALT_SECONDS = 60.0
 RANK = {"bank": 0, "confirm": 1, "control": 1, "nominate": 2}
 
 
@@ -27,6 +28,12 @@ def pick(state: State, free: list[Slot]) -> list[tuple[Run, Slot]]:
         index = run.home_slot if run.home_slot in left else min(left)
         chosen.append((run, left.pop(index)))
     return chosen
+
+
+def halted(state: State, now: float) -> bool:
+    """Were the last three runs to end all lost, the last less than a minute ago? Then the machine is at fault: wait."""
+    ended = sorted((run for run in state.runs.values() if run.over and run.ended), key=lambda run: run.ended or 0.0)[-3:]
+    return len(ended) == 3 and all(run.status == "lost" for run in ended) and now - (ended[-1].ended or 0.0) < HALT_SECONDS
 
 
 def in_flight(state: State, agent: str) -> list[Run]:

@@ -5,17 +5,16 @@ stored; fold the same facts twice and get the same state. `View` keeps a fold up
 
 Fact kinds (body keys in brackets):
   session     [task, scale, org_hash, hashes, device, design, program]     subject ""
-  trunk       [commit, parent, experiment, why]                    subject = commit
+  trunk       [commit, parent, experiment, why]                    subject = commit (a promotion names its experiment)
   proposal    [agent, hypothesis, mechanism, family, direction, min_effect, held_constant, params, base]   subject E0001
   attempt     [number, parent, commit, diff, changed, ignored]     subject E....   (snapshot or rebase; judged apart)
-  run         [experiment, attempt, purpose, commit, seed, splits, budget, agent, home_slot]  subject R0001 (queued)
+  run         [experiment, attempt, purpose, commit, seed, splits, budget, agent, home_slot, assisted]  subject R0001 (queued)
   start       [slot, pid, started, device]                         subject R....
-  result      [status, reason, metric, account, hashes, log_tail]  subject R....
+  result      [status, reason, metric, account, hashes, log_tail, ended]   subject R....
   nomination  [attempt, nominated, value, bank_mean, bank_sigma, text]     subject E....
   confirm     [attempt]  (somebody ordered confirmation)           subject E....
   verdict     [attempt, verdict, effect, low, high, n, m, p, reasoning]    subject E....
   withdrawn   [why]                                                subject E....
-  promotion   [attempt, from, to]                                  subject E....
   agent       [what, ...] started, restarted, stopped, gave_up     subject = agent name
   intervention[what, ...] taken over, released, person's action    subject = agent name
   alarm       [text]  something moved that nobody may move         subject = what
@@ -33,6 +32,10 @@ from lab.ledger import Fact, Ledger
 
 PURPOSES = ("bank", "confirm", "control", "nominate")
 """In the order in which the queue serves them (confirm and control share a rank)."""
+NO_EVIDENCE = ("killed", "lost")
+"""Ends of a run that say nothing about the candidate."""
+COMPARED = ("corpus", "tokenizer", "protected", "task", "torch", "python")
+"""Hashes that must be equal for two runs to be compared, beside device and threads."""
 VERDICTS = ("improved", "bought", "neutral", "worse", "inconclusive", "invalid", "crashed")
 
 
@@ -52,7 +55,7 @@ class Run:
     home_slot: int | None
     queued: float
     status: str = "queued"
-    """queued, running, ok, crashed, invalid, timeout, killed"""
+    """queued, running, ok, crashed, invalid, timeout; killed (by the laboratory), lost (not by the laboratory)"""
     slot: int | None = None
     pid: int = 0
     process_started: float = 0.0
@@ -63,6 +66,14 @@ class Run:
     hashes: dict[str, str] = field(default_factory=dict)
     reason: str = ""
     log_tail: str = ""
+    assisted: bool = False
+    """Queued while a person had the agent's pane."""
+
+    @property
+    def environment(self) -> tuple[Any, ...]:
+        """What a run was measured in; runs of different environments are not compared."""
+        hashes = tuple(self.hashes.get(name) for name in COMPARED)
+        return (*hashes, self.account.get("device"), self.account.get("threads"))
 
     @property
     def over(self) -> bool:
@@ -191,6 +202,8 @@ class State:
     runs: dict[str, Run] = field(default_factory=dict)
     alarms: list[str] = field(default_factory=list)
     taken_over: set[str] = field(default_factory=set)
+    environment: tuple[Any, ...] | None = None
+    """Of the newest run that ended well."""
     last: int = 0
 
     @property
@@ -214,6 +227,8 @@ class State:
             self.session = {**self.session, **body}
         elif fact.kind == "trunk":
             self.trunks.append(Trunk(body["commit"], body["parent"], body["experiment"], body["why"], fact.time))
+            if body["experiment"] in self.experiments:
+                self.experiments[body["experiment"]].promoted = body["commit"]
         elif fact.kind == "proposal":
             keys = (
                 "agent",
@@ -238,9 +253,11 @@ class State:
                 run.status, run.started = "running", fact.time
                 run.slot, run.pid, run.process_started = body["slot"], body["pid"], body["started"]
             else:
-                run.status, run.ended = body["status"], fact.time
+                run.status, run.ended = body["status"], float(body.get("ended") or fact.time)
                 run.metric, run.account, run.hashes = body["metric"], body["account"], body["hashes"]
                 run.reason, run.log_tail = body["reason"], body["log_tail"]
+                if run.status == "ok":
+                    self.environment = run.environment
         elif fact.kind == "alarm":
             self.alarms.append(body["text"])
         elif fact.kind == "intervention":
@@ -256,8 +273,6 @@ class State:
             experiment.attempts.append(Attempt(**body))
         elif fact.kind == "withdrawn":
             experiment.withdrawn = body["why"]
-        elif fact.kind == "promotion":
-            experiment.promoted = body["to"]
         elif fact.kind in ("nomination", "confirm", "verdict"):
             for attempt in experiment.attempts:
                 if attempt.number == body["attempt"]:
@@ -288,6 +303,9 @@ class View:
         """Fold the new facts in and return them."""
         new = self.ledger.facts(after=self.state.last)
         for fact in new:
-            self.state.apply(fact)
+            try:
+                self.state.apply(fact)
+            except (KeyError, TypeError, ValueError, AttributeError):  # written by somebody who is not of ours
+                self.state.alarms.append(f"fact {fact.id} ({fact.kind[:40]}) is malformed and was passed over")
             self.state.last = fact.id
         return new

@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -28,7 +29,7 @@ from lab import child as stages
 from lab.account import account, device_name
 from lab.child import Child
 from lab.errors import UserError
-from lab.fence import Fence, describe, interpreter
+from lab.fence import Fence, describe, interpreter, prefix, system
 from lab.files import read_json, write_json
 from lab.overlay import lay_protected, remove
 from lab.runspec import RunSpec
@@ -132,9 +133,10 @@ class Run:
         log: str,
         fds: tuple[int, ...] = (),
         fence: Fence | None = None,
+        more: Mapping[str, str] | None = None,
     ) -> Child:
-        """Start a stage in `place`, which is also its import path."""
-        environment = stages.bare_environment(home, self.task.scale, self.spec.slot.cuda, place)
+        """Start a stage in `place`, which is also its import path. `more` goes into its environment."""
+        environment = {**stages.bare_environment(home, self.task.scale, self.spec.slot.cuda, place), **(more or {})}
         try:
             return Child(command, place, environment, self.folder / log, fds, self.spec.slot.cpus, fence)
         except subprocess.SubprocessError as error:
@@ -145,15 +147,22 @@ class Run:
 
     def _training_fence(self, checkout: Path) -> Fence:
         """Training writes into its own folders and reads neither repository (targets) nor the user's home (keys)."""
-        repo = self.spec.repo.resolve()
-        needs = [path for path in interpreter() if path.resolve() not in (repo, *repo.parents)]
+        readable = [Path("/"), *interpreter(), self.folder / "scale.json"]
         if not self.task.feed or any("{data}" in word for word in self.task.train):
-            needs.append(self.spec.data)
+            readable.append(self.spec.data)
         own = [checkout, *(self.folder / name for name in ("out", "home", "tmp"))]
         for place in own:
             place.mkdir(exist_ok=True)
-        home = Path(os.path.expanduser("~"))  # stays "~" for a user without one
-        return Fence(own, [repo, home], [*needs, self.folder / "scale.json"], gpu=bool(self.spec.slot.cuda))
+        return Fence([*own, Path("/dev/shm")], readable, [self.spec.repo, _user()], gpu=bool(self.spec.slot.cuda))
+
+    def _host_fence(self, folder: Path, checkout: Path) -> list[str]:
+        """What the scorer puts before its model host: it reads its code and the checkpoint, and neither targets nor
+        whatever else is kept here; it writes below one folder, which nobody else reads."""
+        home = folder / "host"
+        home.mkdir()
+        readable = [*system(), *interpreter(), checkout, self.folder / "out"]
+        hidden = [self.spec.repo, self.spec.data, self.folder, _user()]
+        return prefix(home, readable, hidden, gpu=bool(self.spec.slot.cuda))
 
     def _train(self) -> None:
         """Checkout, feeder, training, until all of training is dead and the feeder has written its last counts."""
@@ -237,7 +246,8 @@ class Run:
         words |= {"checkout": str(checkout), "splits": ",".join(self.spec.splits), "result": str(result)}
         command = stages.fill(self.task.score, words)
         fence = Fence([folder], gpu=bool(self.spec.slot.cuda))
-        self.scorer = scorer = self._start(command, protected, folder, "score.log", fence=fence)
+        more = {"HOST_FENCE": json.dumps(self._host_fence(folder, checkout))}
+        self.scorer = scorer = self._start(command, protected, folder, "score.log", fence=fence, more=more)
         limit = self.task.scale.score_seconds
         while scorer.poll() is None:
             self._stop_if_told()
@@ -354,6 +364,11 @@ def environment_hashes(spec: RunSpec) -> dict[str, str]:
         "org": spec.org_hash, "torch": torch, "python": platform.python_version(), "platform": platform.platform(),
         "fence": describe(),
     }
+
+
+def _user() -> Path:
+    """The user's home, with keys in it. "~", a place that is not there, for a user without one."""
+    return Path(os.path.expanduser("~"))
 
 
 def _written(path: Path) -> tuple[int, int] | None:

@@ -18,13 +18,15 @@ from typing import Annotated
 
 import typer
 
+from lab.client import me
 from lab.errors import UserError
+from lab.files import write_json
 from lab.home import Home
 from lab.ledger import Ledger
 from lab.records import View
 from lab.requests import ask, wait_answer
 from lab.text import clean
-from org import controller, session
+from org import daemon, session
 from org import design as designs
 from org.agents import base
 from org.events import describe
@@ -100,12 +102,11 @@ def init(
     role: RoleOption = None,
 ) -> None:
     """Make a research repository in DIRECTORY and prepare its data, without starting anybody."""
-    home = _home_for(directory, _wish(design, task, scale, name, backend, slots, role))
+    home = _home_for(_root(directory), _wish(design, task, scale, name, backend, slots, role))
     print(f"ready: {home.root} (branch org/trunk). Next: cd {home.root} && orgctl up")
 
 
-def _home_for(directory: Path, wish: session.Wish) -> Home:
-    root = directory.expanduser().resolve()
+def _home_for(root: Path, wish: session.Wish) -> Home:
     home = session.reopen(root, wish) if session.exists(root) else session.found(root, wish)
     session.ready_data(home, _say)
     return home
@@ -117,7 +118,10 @@ def _say(text: str) -> None:
 
 @app.command()
 def up(
-    directory: Annotated[Path, typer.Argument(help="Where the research repository is or shall be.")] = Path("."),
+    directory: Annotated[
+        Path | None,
+        typer.Argument(help="Where the research repository is or shall be. Default: the one around the working directory, else that."),
+    ] = None,
     design: DesignOption = None,
     task: TaskOption = None,
     scale: ScaleOption = None,
@@ -138,36 +142,49 @@ def up(
     """
     seconds = _seconds(for_) if for_ else None
     wish = _wish(design, task, scale, name, backend, slots, role)
-    root = directory.expanduser().resolve()
+    root = _root(directory)
     grid = Grid(session.name_for(root, wish), Home(root))
     grid.check_free()
     home = _home_for(root, wish)
     settings = designs.read(home)
     began = time.monotonic()
     size = shutil.get_terminal_size((220, 50)) if sys.stdout.isatty() else os.terminal_size((220, 50))
-    if controller.alive(home):
+    if daemon.alive(home):
         _say(f"{settings.name} is up already ({home.root})")
+        grid.relayout(size.columns, size.lines)
     else:
-        controller.start(home, (size.columns, size.lines))
+        home.until.unlink(missing_ok=True)
+        daemon.start(home, (size.columns, size.lines))
         agents = ", ".join(agent.name for agent in settings.design.agents)
-        _say(
-            f"{settings.name} is up in {time.monotonic() - began:.1f} s: design {settings.design.name}, {agents}, {settings.slots} slots"
-        )
+        took = time.monotonic() - began
+        _say(f"{settings.name} is up in {took:.1f} s: design {settings.design.name}, {agents}, {settings.slots} slots")
+    if seconds:
+        write_json(home.until, {"time": time.time() + seconds})
     if any(base.load(agent.backend).spends_money for agent in settings.design.agents):
         _say("some of these agents spend money: `orgctl status` shows what")
     if detach:
         print(f"attach: cd {home.root} && orgctl attach    stop: orgctl down")
         return
-    end = time.monotonic() + seconds if seconds else None
-    on_terminal = sys.stdin.isatty() and sys.stdout.isatty()
-    if on_terminal:
-        _attach(grid, None, end)
-        if end is None:
-            print(f"detached; {settings.name} works on. Attach: orgctl attach    stop: orgctl down    (in {home.root})")
+    if sys.stdin.isatty() and sys.stdout.isatty():
+        _attach(grid, None)
+        if not seconds:
+            gone = daemon.alive(home) is None
+            print(f"{settings.name} is down" if gone else f"detached; {settings.name} works on. Stop it: orgctl down    (in {home.root})")
             return
-    _watch(home, end)
-    if end is not None:
+    _watch(home)
+    if seconds:
         _finish(home)
+
+
+def _root(directory: Path | None) -> Path:
+    """The folder that is meant: as given, else the organisation around the working directory, else the working directory."""
+    if directory is None:
+        with contextlib.suppress(UserError):
+            return Home.find().root
+    root = (directory or Path.cwd()).expanduser().resolve()
+    if ".org" in root.parts:
+        raise UserError(f"{root} lies inside an organisation's own .org folder: give another directory")
+    return root
 
 
 def _seconds(text: str) -> float:
@@ -177,72 +194,45 @@ def _seconds(text: str) -> float:
     return float(found[1]) * {"": 60, "s": 1, "m": 60, "h": 3600}[found[2]]
 
 
-def _attach(grid: Grid, agent: str | None, end: float | None) -> None:
-    """Show the grid on this terminal until the person detaches or the time is over."""
-    client = subprocess.Popen(grid.attach_argv(agent))
-    try:
-        client.wait(None if end is None else max(0.0, end - time.monotonic()))
-    except subprocess.TimeoutExpired:
-        client.terminate()
-        client.wait()
+def _attach(grid: Grid, agent: str | None) -> None:
+    """Show the grid on this terminal until the person detaches or the organisation stops."""
+    status = subprocess.run(grid.attach_argv(agent)).returncode
+    if status != 0 and grid.running():
+        raise UserError(f"tmux could not attach (exit {status}): is TERM={os.environ.get('TERM', '')} right for this terminal?")
 
 
-def _watch(home: Home, end: float | None) -> None:
-    """Print a line per event until the time is over, the organisation stops, or Ctrl-C."""
+def _watch(home: Home) -> None:
+    """Print a line per event until the organisation stops, or Ctrl-C."""
     view = View(Ledger(home.ledger))
-    mark = view.ledger.head()[0]
-    seen = max(0, mark - 5)
     view.refresh()
-    unseen = view.ledger.facts(after=seen)
+    unseen = view.ledger.facts(after=max(0, view.state.last - 5))
     try:
         while True:
             for fact in unseen:
                 line = describe(fact, view.state)
                 if line:
                     print(f"{time.strftime('%H:%M:%S', time.localtime(fact.time))} {line}", flush=True)
-            if end is not None and time.monotonic() >= end:
-                return
-            if controller.alive(home) is None:
-                _say(f"the controller is gone: `orgctl up {home.root}` starts it again")
+            alive = daemon.alive(home)
+            unseen = view.refresh()
+            if alive is None and not unseen:
                 return
             time.sleep(0.5)
-            unseen = view.refresh()
     except KeyboardInterrupt:
         print(f"\nno longer watching; the organisation works on. Stop it: orgctl down    (in {home.root})")
         raise typer.Exit(0) from None
 
 
 def _finish(home: Home) -> None:
-    """The time is over: stop, write the report, print it."""
+    """The time is over and the controller gone: stop what it may have left, write the report, print it."""
     from lab.report import write_report
 
-    _stop(home, keep_runs=False)
+    daemon.stop(home, "person", keep_runs=False)
     ledger = Ledger(home.ledger)
     view = View(ledger)
     view.refresh()
     write_report(home, view.state, Task.model_validate_json(home.task.read_text()))
     print((home.report / "report.md").read_text())
     print(f"report: {home.report}/report.md, progress.png, results.tsv")
-
-
-def _stop(home: Home, keep_runs: bool) -> None:
-    """Ask the controller to stop and wait; where none lives, do its last duties here."""
-    identity = controller.alive(home)
-    if identity:
-        ask(home, "stop", "person", {"keep_runs": keep_runs})
-        deadline = time.monotonic() + 45
-        while identity.alive():
-            if time.monotonic() > deadline:
-                raise UserError(
-                    f"the controller (pid {identity.pid}) does not stop: look at {home.org}/controller.log, kill it, "
-                    "then run `orgctl down` again"
-                )
-            time.sleep(0.1)
-        for path in home.requests.glob("*.json"):
-            path.unlink(missing_ok=True)
-        return
-    last = controller.Controller(home)
-    controller.shut_down(home, last.lab, last.grid, keep_runs)
 
 
 @app.command()
@@ -254,7 +244,7 @@ def down(
 ) -> None:
     """Stop agents and runs, and keep every fact. `orgctl up` goes on where this stopped."""
     home = Home.find()
-    _stop(home, keep_runs)
+    daemon.stop(home, me(home), keep_runs)
     print(f"{designs.read(home).name} is down; nothing is lost. Go on: orgctl up    look back: orgctl report")
 
 
@@ -288,7 +278,7 @@ def attach(
         raise UserError("attach needs a terminal: use `orgctl status` or `orgctl logs AGENT` instead")
     size = shutil.get_terminal_size()
     grid.relayout(size.columns, size.lines)
-    _attach(grid, agent, None)
+    _attach(grid, agent)
 
 
 @app.command()
@@ -319,7 +309,7 @@ def logs(
 
 def _ask_person(kind: str, agent: str) -> None:
     home = Home.find()
-    identity = ask(home, kind, "person", {"agent": agent})
+    identity = ask(home, kind, me(home), {"agent": agent})
     found = wait_answer(home, identity, 10)
     if found is None:
         raise UserError("no controller answers: the request waits until the next `orgctl up`")

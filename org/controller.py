@@ -1,26 +1,21 @@
 """The controller: the one daemon of a session. Desired (the design) against observed (facts), then the smallest action.
 
-Runs outside tmux as `python -I -m org.controller ROOT`. It may be killed at any instant and started again: nothing is remembered
-but the ledger, the request files and what is seen by looking. Doing a tick twice equals doing it once.
+Runs outside tmux (`org.daemon`). It may be killed at any instant and started again: nothing is remembered but the ledger, the
+request files and what is seen by looking. Doing a duty twice equals doing it once.
 """
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import logging
 import os
-import signal
-import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
-
-from filelock import FileLock, Timeout
 
 from comms.mailbox import Mail
+from comms.message import MailError
 from lab.backup import back_up
 from lab.errors import UserError
 from lab.experiment import Policy
@@ -42,6 +37,8 @@ TICK = 0.5
 LOOK_EVERY = 2.0
 """Seconds between looks at the panes; a dead agent is noticed within this time."""
 BACKUP_EVERY = 3600.0
+LONGEST_PAUSE = 30.0
+"""Seconds after which a duty that fails is tried again at the latest."""
 PEOPLE_REQUESTS = ("stop", "takeover", "release", "restart")
 
 
@@ -56,12 +53,39 @@ class Attendance:
 
 
 @dataclass
+class Duty:
+    """Something to do every so many seconds. When it fails it is tried again, later each time, and said once."""
+
+    name: str
+    every: float
+    act: Callable[[], None]
+    due: float = 0.0
+    failures: int = 0
+    said: str = ""
+
+    def attend(self, now: float) -> None:
+        if now < self.due:
+            return
+        try:
+            self.act()
+            self.failures, self.said, self.due = 0, "", now + self.every
+        except Exception as error:
+            self.failures += 1
+            self.due = now + min(LONGEST_PAUSE, max(self.every, TICK) * 2 ** min(self.failures, 6))
+            if str(error) != self.said:
+                known = isinstance(error, UserError | GitError | OSError)
+                log.error("%s: %s", self.name, error, exc_info=None if known else error)
+                self.said = str(error)
+
+
+@dataclass
 class Controller:
     """One session at work."""
 
     home: Home
     size: tuple[int, int] = (220, 50)
     stopping: bool = False
+    leaving: bool = False
     keep_runs: bool = False
     attendance: dict[str, Attendance] = field(default_factory=dict)
 
@@ -89,30 +113,31 @@ class Controller:
         )
         self.grid = Grid(self.session.name, self.home)
         self.mail = Mail(self.home.comms)
-        self.looked = self.backed_up = 0.0
         self.labels: dict[str, str] = {}
 
-    # One tick
+    # Duties
 
-    def tick(self) -> None:
-        """Everything once: requests, results and verdicts, runs, words, panes."""
+    def duties(self) -> list[Duty]:
+        """What there is to do, in order. Each stands alone: a hung tmux or a full disk holds up only what needs it."""
+        return [
+            Duty("requests", 0.0, self._requests),
+            Duty("laboratory", 0.0, self._laboratory),
+            Duty("letters", 0.0, self._tell),
+            Duty("heartbeat", LOOK_EVERY, self._heartbeat),
+            Duty("trunk", LOOK_EVERY, self.lab.mirror_trunk),
+            Duty("panes", LOOK_EVERY, self._attend),
+            Duty("backup", BACKUP_EVERY, lambda: back_up(self.home, self.lab.ledger)),
+        ]
+
+    def _requests(self) -> None:
         self.lab.refresh()
         for request in waiting(self.home):
             self._take(request)
-        if self.stopping:
-            return
+
+    def _laboratory(self) -> None:
+        self.lab.refresh()
         self.lab.step()
-        self.lab.start_runs()
-        self._tell()
-        now = time.monotonic()
-        if now - self.looked >= LOOK_EVERY:
-            self.looked = now
-            self.lab.mirror_trunk()
-            self._attend()
-            self._heartbeat()
-        if now - self.backed_up >= BACKUP_EVERY:
-            self.backed_up = now
-            back_up(self.home, self.lab.ledger)
+        self.lab.start_runs(time.time())
 
     def _take(self, request: Request) -> None:
         try:
@@ -126,14 +151,10 @@ class Controller:
                 raise UserError(f"unknown request {request.kind[:40]!r}")
         except (UserError, GitError) as error:
             answer(self.home, request, False, error=str(error))
-        except (TypeError, ValueError, KeyError, AttributeError) as error:
+        except (TypeError, ValueError, LookupError, AttributeError) as error:
             log.exception("request %s", request.id)
-            answer(
-                self.home,
-                request,
-                False,
-                error=f"the request could not be carried out ({type(error).__name__}): see .org/controller.log",
-            )
+            text = f"the request could not be carried out ({type(error).__name__}): see .org/controller.log"
+            answer(self.home, request, False, error=text)
 
     def _person(self, request: Request) -> dict[str, str]:
         if request.kind == "stop":
@@ -154,14 +175,17 @@ class Controller:
     # Words
 
     def _tell(self) -> None:
-        """Mail every agent what became of its experiments: verdicts, promotions, ends of runs. At least once each."""
+        """Mail every agent what became of its experiments: nominations, verdicts, promotions. At least once each."""
         mark_file = self.home.org / "told.json"
         mark = int((read_json(mark_file) or {}).get("fact", 0))
         if mark >= self.lab.state.last:
             return
         for fact in self.lab.ledger.facts(after=mark):
             for name, kind, about, text in news.letters(fact, self.lab.state, list(self.seats), self.task):
-                self.mail.send("lab", name, text, kind=kind, about=about)
+                try:
+                    self.mail.send("lab", name, text, kind=kind, about=about)
+                except (MailError, OSError) as error:  # one blocked inbox must not keep everybody's mail
+                    log.error("letter to %s about %s: %s", name, about, error)
         write_json(mark_file, {"fact": self.lab.state.last})
 
     # Agents
@@ -238,6 +262,7 @@ class Controller:
                 record.next_try = now + wait
             elif now >= record.next_try:
                 record.restarts, record.next_try, record.born = record.restarts + 1, 0.0, now
+                self.found_worktrees()
                 self.grid.respawn(self._pane(name))
                 self.lab.ledger.append(
                     "agent",
@@ -274,31 +299,23 @@ class Controller:
     # The loop
 
     def run(self) -> None:
-        """Serve until asked to stop. A user-level failure (full disk, git trouble) is logged and tried again."""
+        """Serve until a request to stop, the time of `--for`, or a signal; only the signal leaves everything as it is."""
         self.lab.refresh()
         self.found_worktrees()
-        self.lab.reap()
         self.seat_everybody()
         self._heartbeat()
-        failures = 0
-        while not self.stopping:
-            began = time.monotonic()
-            try:
-                self.tick()
-                failures = 0
-            except (UserError, GitError, OSError) as error:
-                failures += 1
-                log.error("%s", error)
-            except Exception:
-                failures += 1
-                log.exception("tick failed")
-                if failures >= 20:
-                    raise
-            pause = TICK if not failures else min(30.0, TICK * 2**failures)
-            until = began + pause
-            while not self.stopping and time.monotonic() < until:
-                time.sleep(max(0.0, min(TICK, until - time.monotonic())))
-        shut_down(self.home, self.lab, self.grid, self.keep_runs)
+        duties = self.duties()
+        while not self.stopping and not self.leaving:
+            for duty in duties:
+                if not self.stopping:
+                    duty.attend(time.monotonic())
+            until = read_json(self.home.until)
+            if until and isinstance(until.get("time"), int | float) and time.time() >= until["time"]:
+                self.stopping = True
+            if not self.stopping and not self.leaving:
+                time.sleep(TICK)
+        if self.stopping:
+            shut_down(self.home, self.lab, self.grid, self.keep_runs)
 
 
 def shut_down(home: Home, lab: Laboratory, grid: Grid, keep_runs: bool) -> None:
@@ -309,71 +326,5 @@ def shut_down(home: Home, lab: Laboratory, grid: Grid, keep_runs: bool) -> None:
         lab.stop_runs()
     lab.ledger.append("session", {"stopped": time.time(), "kept_runs": keep_runs})
     back_up(home, lab.ledger)
+    home.until.unlink(missing_ok=True)
     home.controller.unlink(missing_ok=True)
-
-
-def alive(home: Home) -> Identity | None:
-    """The controller that serves this home, if one does."""
-    found = read_json(home.controller)
-    if not found:
-        return None
-    with contextlib.suppress(KeyError, TypeError, ValueError):
-        identity = Identity(int(found["pid"]), float(found["started"]))
-        return identity if identity.alive() else None
-    return None
-
-
-def start(home: Home, size: tuple[int, int], seconds: float = 30) -> Identity:
-    """Start the controller as a daemon and wait until it serves. Raises UserError with its last words when it does not."""
-    log_path = home.org / "controller.log"
-    with open(log_path, "ab") as handle:
-        child = subprocess.Popen(
-            [sys.executable, "-I", "-m", "org.controller", str(home.root), str(size[0]), str(size[1])],
-            stdin=subprocess.DEVNULL,
-            stdout=handle,
-            stderr=handle,
-            start_new_session=True,
-            cwd=home.root,
-        )
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        identity = alive(home)
-        if identity:
-            return identity
-        if child.poll() is not None:
-            break
-        time.sleep(0.05)
-    lines = [line for line in log_path.read_text(errors="replace").splitlines() if line.strip()]
-    raise UserError(f"the controller did not start: {lines[-1] if lines else 'it said nothing'} (log: {log_path})")
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description="The controller of one session (started by `orgctl up`).")
-    parser.add_argument("root", type=Path)
-    parser.add_argument("columns", type=int)
-    parser.add_argument("rows", type=int)
-    options = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    home = Home(options.root)
-    lock = FileLock(home.locks / "controller.lock", timeout=0)
-    try:
-        with lock:
-            controller = Controller(home, (options.columns, options.rows))
-
-            def stop(number: int, frame: FrameType | None) -> None:
-                controller.stopping = True
-
-            signal.signal(signal.SIGTERM, stop)
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-            controller.run()
-    except Timeout:
-        print(f"another controller serves {home.root} already", file=sys.stderr)
-        return 3
-    except (UserError, GitError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

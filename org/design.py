@@ -8,7 +8,6 @@ whole "org code" and can be recomputed from `.org/org.yaml` alone. Called by `up
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import re
 import time
@@ -18,6 +17,7 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
 
+from lab import verdict
 from lab.errors import UserError
 from lab.files import write_atomic
 from lab.home import Home
@@ -73,11 +73,9 @@ class Process(Model):
 
     @field_validator("confirm_stages")
     @classmethod
-    def _growing(cls, stages: list[int]) -> list[int]:
-        if stages[0] < 3:
-            raise ValueError("the first stage needs at least 3 runs: fewer cannot carry a verdict")
-        if any(later <= earlier for earlier, later in itertools.pairwise(stages)):
-            raise ValueError("stages must grow, e.g. [3, 6]: each counts all runs so far")
+    def _simulated(cls, stages: list[int]) -> list[int]:
+        if tuple(stages) != verdict.STAGES:
+            raise ValueError(f"must be {list(verdict.STAGES)}: the thresholds of a verdict are simulated for these stages only")
         return stages
 
 

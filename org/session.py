@@ -6,6 +6,7 @@ folder either is a session or is not one.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import platform
@@ -62,43 +63,64 @@ def found(root: Path, wish: Wish) -> Home:
         if missing:
             raise UserError(f"backend {agent.backend} cannot start: {missing}")
     _disk(root)
-    repo = _repository(root, files, task)
     home = Home(root)
+    if home.ledger.exists():
+        raise UserError(f"{home.org} holds a ledger but no org.yaml: restore it from .git/orgctl or {home.org}, or use another directory")
+    fresh = not root.exists()
+    begun = not fresh and Repo.here(root)
     try:
-        home.make()
-        commit = repo.trunk()
-        hashes = {}
-        for path in task.protected:
-            content = repo.show_file(commit, path)
-            write_atomic(home.protected / path, content)
-            hashes[path] = hashlib.sha256(content).hexdigest()
-        write_atomic(home.task, task.model_dump_json(indent=1))
-        session = designs.Session.begin(design, name, str(folder), task.scale.name, len(slots))
-        ledger = Ledger(home.ledger, create=True)
-        first = {
-            "name": name,
-            "task": task.name,
-            "scale": task.scale.name,
-            "org_hash": session.hash,
-            "design": design.name,
-            "program": "main",
-            "slots": len(slots),
-            "device": slots[0].device,
-            "protected": hashes,
-            "python": platform.python_version(),
-            "torch": _version("torch"),
-            "hashes": {},
-        }
-        ledger.append("session", first)
-        ledger.append(
-            "trunk", {"commit": commit, "parent": "", "experiment": "", "why": "the task as shipped"}, subject=commit
-        )
-        ledger.close()
-        designs.write(home, session)
+        repo = _repository(root, files, task)
+        _lay_down(home, repo, task, designs.Session.begin(design, name, str(folder), task.scale.name, len(slots)), slots)
     except BaseException:
         shutil.rmtree(home.org, ignore_errors=True)
+        if not begun:
+            _undo(root, [*files, ".gitignore"], fresh)
         raise
     return home
+
+
+def _lay_down(home: Home, repo: Repo, task: spec.Task, session: designs.Session, slots: list[Slot]) -> None:
+    """Everything under `.org`; org.yaml last."""
+    home.make()
+    commit = repo.trunk()
+    hashes = {}
+    for path in task.protected:
+        content = repo.show_file(commit, path)
+        write_atomic(home.protected / path, content)
+        hashes[path] = hashlib.sha256(content).hexdigest()
+    write_atomic(home.task, task.model_dump_json(indent=1))
+    ledger = Ledger(home.ledger, create=True)
+    first = {
+        "name": session.name,
+        "task": task.name,
+        "scale": task.scale.name,
+        "org_hash": session.hash,
+        "design": session.design.name,
+        "program": "main",
+        "slots": len(slots),
+        "device": slots[0].device,
+        "protected": hashes,
+        "python": platform.python_version(),
+        "torch": _version("torch"),
+        "hashes": {},
+    }
+    founding = {"commit": commit, "parent": "", "experiment": "", "why": "the task as shipped"}
+    ledger.append_all([("session", "", first), ("trunk", commit, founding)])
+    ledger.close()
+    designs.write(home, session)
+
+
+def _undo(root: Path, files: list[str], fresh: bool) -> None:
+    """Take away the repository that could not be finished; the folder was empty before, or did not exist."""
+    shutil.rmtree(root / ".git", ignore_errors=True)
+    for path in files:
+        (root / path).unlink(missing_ok=True)
+        for folder in list((root / path).parents)[: len(Path(path).parts) - 1]:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+    if fresh:
+        with contextlib.suppress(OSError):
+            root.rmdir()
 
 
 def reopen(root: Path, wish: Wish) -> Home:
@@ -194,7 +216,7 @@ def _repository(root: Path, files: dict[str, bytes], task: spec.Task) -> Repo:
     """A new research repository in an empty folder, or one that is there: clean, not bare, holding the task's files."""
     if root.exists() and not root.is_dir():
         raise UserError(f"{root} is a file: give an empty directory")
-    if (root / ".git").exists() or (root / "HEAD").is_file():
+    if Repo.here(root):
         repo = Repo(root)
         if repo.has_commits():
             repo.adopt([*task.editable, *task.protected])

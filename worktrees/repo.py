@@ -45,6 +45,11 @@ class Repo:
         self.root = root.resolve()
         self.git = _open(self.root)
 
+    @staticmethod
+    def here(root: Path) -> bool:
+        """Is there a repository of any kind in `root` itself?"""
+        return os.path.lexists(root / ".git") or (root / "HEAD").is_file()
+
     @property
     def trunk_branch(self) -> str:
         """Name of the trunk's branch: `org/trunk`, or `org/<program>/trunk`."""

@@ -17,7 +17,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from lab.experiment import cost_ratio
-from lab.records import Attempt, Bank, Experiment, State
+from lab.records import NO_EVIDENCE, Attempt, Bank, Experiment, State
 from lab.verdict import needs_control
 from org.agents.belief import Belief, Evidence
 from org.agents.space import Value, distance, distribution, neighbours, rounded, settle
@@ -132,7 +132,7 @@ def _trial(state: State, task: Task, experiment: Experiment) -> Trial:
 def _nominating(
     state: State, experiment: Experiment, first: Attempt, sign: float
 ) -> tuple[Literal["pending", "done", "failed"], float]:
-    runs = [run for run in experiment.runs_for("nominate", first.number) if run.over and run.status != "killed"]
+    runs = [run for run in experiment.runs_for("nominate", first.number) if run.over and run.status not in NO_EVIDENCE]
     if not runs:
         return ("failed" if experiment.withdrawn is not None else "pending"), math.nan
     value = runs[0].metric.get("search", math.nan)
