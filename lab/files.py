@@ -41,12 +41,14 @@ def read_json(path: Path, limit: int = LIMIT_BYTES) -> dict[str, Any] | None:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError):
         return None
-    with open(descriptor, "rb") as handle:
-        try:
-            found = os.fstat(descriptor)
-            if not stat.S_ISREG(found.st_mode) or found.st_size > limit:
-                return None
-            value = json.loads(handle.read(limit))
-        except (OSError, ValueError, RecursionError):
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode) or found.st_size > limit:
             return None
+        with open(descriptor, "rb", closefd=False) as handle:
+            value = json.loads(handle.read(limit))
+    except (OSError, ValueError, RecursionError):
+        return None
+    finally:
+        os.close(descriptor)
     return value if isinstance(value, dict) else None

@@ -161,6 +161,99 @@ def test_taking_over_is_recorded_and_shown(org: Org) -> None:
     assert org.state.taken_over == set()
 
 
+def test_a_controller_that_is_asked_to_leave_by_a_signal_leaves_everything_as_it_is(org: Org) -> None:
+    org.up("--slots", "2", "--design", "solo", "--backend", "shell")
+    panes, pid = org.panes(), controller_pid(org)
+    os.kill(pid, signal.SIGTERM)
+    until(lambda: not Path(f"/proc/{pid}").exists(), "it has gone")
+    assert org.panes() == panes
+    org.up()
+    assert org.panes() == panes and controller_pid(org) != pid
+
+
+def test_hostile_request_files_stop_nobody(org: Org) -> None:
+    org.up("--slots", "2", "--design", "solo", "--backend", "shell")
+    pile = org.home.requests
+    (pile / "1-folder.json").mkdir()
+    (pile / "2-deep.json").write_text("[" * 100_000)
+    os.mkfifo(pile / "3-pipe.json")
+    (pile / "4-link.json").symlink_to("/dev/zero")
+    (pile / "5-kind.json").write_text(json.dumps({"kind": "run", "actor": "r1", "body": {"experiment": ["no"]}}))
+    (pile / "6-junk.json").write_bytes(b"\xff\xfe\x00")
+    until(lambda: list(pile.glob("*.json")) == [], "every one is dealt with", 30)
+    assert len(list((pile / "bad").iterdir())) == 5
+    assert org.status()["controller"]["alive"]
+    org("takeover", "r1")
+
+
+def test_a_deleted_trunk_is_restored_also_before_any_promotion(org: Org) -> None:
+    org.up("--slots", "2", "--design", "solo", "--backend", "shell")
+    git(org.root, "update-ref", "-d", "refs/heads/org/trunk")
+    until(lambda: git(org.root, "for-each-ref", "refs/heads/org/trunk"), "trunk is back", 30)
+    assert "deleted" in until(lambda: org.state.alarms, "an alarm")[0]
+
+
+def test_a_person_in_a_worktree_works_as_its_agent_and_up_there_founds_nothing(org: Org) -> None:
+    org.up("--slots", "2", "--design", "solo", "--backend", "shell")
+    there = org.home.worktrees / "r2"
+    model = there / "toy" / "model.py"
+    model.write_text(model.read_text().replace("LR = ", "LR = 2 * ", 1))
+    name = json.loads(org("exp", "propose", "--hypothesis", "h", "--mechanism", "m", "--json", cwd=there))["experiment"]
+    org("exp", "run", name, cwd=there)
+    assert org.state.experiments[name].agent == "r2"
+    assert "up already" in org("up", "--detach", cwd=there)
+    assert "inside" in org("up", str(there), "--detach", cwd=there, code=2)
+    assert not (there / ".org").exists()
+
+
+def test_an_idea_tried_while_a_person_has_the_pane_is_marked_as_assisted(org: Org) -> None:
+    org.up("--slots", "2", "--design", "solo", "--backend", "shell")
+    there = org.home.worktrees / "r1"
+    org("takeover", "r1")
+    model = there / "toy" / "model.py"
+    model.write_text(model.read_text().replace("LR = ", "LR = 2 * ", 1))
+    org("exp", "propose", "--hypothesis", "h", "--mechanism", "m", cwd=there)
+    org("exp", "run", "E0001", cwd=there)
+    assert [run.assisted for run in org.state.experiments["E0001"].runs] == [True]
+    assert not any(run.assisted for run in org.state.runs.values() if run.purpose == "bank")
+
+
+def test_for_with_detach_stops_too(org: Org) -> None:
+    org.up("--slots", "2", "--for", "5s")
+    until(lambda: org.panes() == {} and not org.home.controller.exists(), "it stopped by itself", 60)
+    assert org.state.session["stopped"]
+
+
+def test_a_runner_ended_by_somebody_else_is_lost_and_its_run_repeated_once(org: Org) -> None:
+    org.up("--slots", "2", "--design", "solo", "--backend", "shell")
+    there = org.home.worktrees / "r1"
+    model = there / "toy" / "train.py"
+    model.write_text("import time; time.sleep(15)\n" + model.read_text())
+    org("exp", "propose", "--hypothesis", "h", "--mechanism", "m", cwd=there)
+    org("exp", "run", "E0001", cwd=there)
+    for count in (1, 2):
+        running = until(lambda: [one for one in org.state.experiments["E0001"].runs if one.status == "running"], "it runs")
+        until(lambda one=running[0]: (org.home.runs / one.id / "stdout.log").exists(), "the runner is past its start")
+        os.kill(running[0].pid, signal.SIGTERM)
+        until(lambda n=count: len([one for one in org.state.experiments["E0001"].runs if one.status == "lost"]) == n, "lost")
+    assert until(lambda: org.state.experiments["E0001"].verdict, "a verdict") == "crashed"
+
+
+def test_a_full_disk_is_one_line(org: Org) -> None:
+    org.up("--slots", "2", "--design", "solo", "--backend", "shell")
+    small = org.root.parent / "small"
+    small.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(small)], capture_output=True)
+    if mounted.returncode != 0:
+        pytest.skip("mounting a small disk needs root")
+    try:
+        text = org("init", str(small), "--task", str(TOY), code=2)
+        assert "free" in text and len(text.strip().splitlines()) == 1
+        assert list(small.iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
 @pytest.mark.parametrize(
     ("args", "words"),
     [
