@@ -174,7 +174,7 @@ def _marks(
     outside = sum(1 for _, _, v in finite if not low <= v <= high)
     if outside:
         axes.scatter([], [], marker="^", s=48, c=PALE, linewidths=0, label=f"beyond the axis ({outside})")
-    failed = [a for run, a in zip(runs, x, strict=True) if run.status != "ok"]
+    failed = [a for run, a in zip(runs, x, strict=True) if run.failed]
     if failed:
         place = high - edge if minimize else low + edge
         axes.scatter(

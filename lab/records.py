@@ -80,6 +80,11 @@ class Run:
         return self.status not in ("queued", "running")
 
     @property
+    def failed(self) -> bool:
+        """Did it end badly? A run that the laboratory ended itself did not fail."""
+        return self.over and self.status not in ("ok", "killed")
+
+    @property
     def flops(self) -> float | None:
         value = self.account.get("flops")
         return float(value) if value else None

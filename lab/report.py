@@ -311,7 +311,7 @@ def _rejected(state: State, task: Task, steps: Sequence[Level]) -> list[str]:
 
 
 def _failures(state: State) -> list[str]:
-    failed = [run for run in state.runs.values() if run.over and run.status != "ok"]
+    failed = [run for run in state.runs.values() if run.failed]
     if not failed:
         return ["None."]
     counts = Counter(run.status for run in failed)
@@ -354,7 +354,7 @@ def _cost(state: State) -> list[str]:
 
 
 def _cost_row(name: str, runs: Sequence[Run], seconds: float, total: float) -> tuple[str, ...]:
-    failed = sum(run.status != "ok" for run in runs)
+    failed = sum(run.failed for run in runs)
     flops = sum(run.flops or 0.0 for run in runs)
     tokens = sum(int(run.account.get("tokens") or 0) for run in runs)
     share = f"{seconds / total:.0%}" if total else "–"
