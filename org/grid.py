@@ -272,7 +272,10 @@ class Grid:
         answer = self._tmux.look()
         if answer.kind == "up":
             there = [Identity.of(pane.pid) for pane in answer.panes if not pane.dead]
+            socket = self._tmux.run("display-message", "-p", "#{socket_path}").stdout.strip()
             self._tmux.run("kill-server")
+            if Path(socket).name == self.socket:
+                Path(socket).unlink(missing_ok=True)  # tmux leaves the file of its dead socket behind
             _reap(there)
 
     # making windows and panes

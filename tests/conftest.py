@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ import pytest
 from lab.home import Home
 from lab.ledger import Ledger
 from lab.records import State, fold
+from org import daemon
 
 TOY = Path(__file__).parent / "toytask"
 ORGCTL = [sys.executable, "-I", "-c", "import orgctl; orgctl.main()"]
@@ -100,5 +102,9 @@ def org(tmp_path: Path, clean_env: dict[str, str]) -> Iterator[Org]:
     one = Org(root, f"t{uuid.uuid4().hex[:10]}", clean_env)
     yield one
     if (root / ".org" / "org.yaml").exists():
-        subprocess.run([*ORGCTL, "down"], cwd=root, env=clean_env, capture_output=True, timeout=120)
-    one.tmux("kill-server")
+        done = subprocess.run([*ORGCTL, "down"], cwd=root, env=clean_env, capture_output=True, text=True, timeout=120)
+        identity = daemon.alive(one.home)
+        if identity:  # else it would seat everybody again
+            identity.signal_group(signal.SIGKILL)
+        one.tmux("kill-server")
+        assert done.returncode == 0, done.stderr
