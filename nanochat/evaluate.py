@@ -4,7 +4,8 @@ Called by the laboratory as `python -P -m nanochat.evaluate score`, with only th
 scorer starts `python -P -m nanochat.evaluate host` on the experiment's checkout. Notable choices:
 - the scorer imports no code of the experiment: it sends token ids over a socket, receives float32 logits of the size it
   expects, applies its own log-softmax, and counts bytes from the raw bytes of the tokens;
-- the host is told of no corpus and no targets, and reads the checkpoint as weights only;
+- the host is told of no corpus and no targets, starts through the laboratory's fence (HOST_FENCE), which keeps it from
+  looking for them, and reads the checkpoint as weights only;
 - probes are made of the scored rows: batches with other text after a random cut come at random moments, and predictions
   before the cut must not notice. Anything amiss ends as {"status": "invalid", "reason": ...}.
 Parameters and FLOPs are counted by protected code, but in the experiment's process: trusted less than the metric.
@@ -56,9 +57,10 @@ class Host:
         self.deadline = time.monotonic() + seconds
         self.log = tempfile.TemporaryFile()  # noqa: SIM115
         self._sock, theirs = socket.socketpair()
-        command = [sys.executable, "-P", "-m", "nanochat.evaluate", "host", "--checkpoint", str(checkpoint.resolve())]
+        command = json.loads(os.environ.get("HOST_FENCE", "[]"))  # none beside a kernel that has none
+        command += [sys.executable, "-P", "-m", "nanochat.evaluate", "host", "--checkpoint", str(checkpoint.resolve())]
         command += ["--context", str(context), "--fd", str(theirs.fileno())]
-        kept = ("PATH", "LANG", "HOME", "TMPDIR", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
+        kept = ("PATH", "LANG", "HOME", "TMPDIR", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
         env = {name: os.environ[name] for name in kept if name in os.environ}
         env |= {"PYTHONPATH": str(checkout.resolve()), "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
         self.process = subprocess.Popen(

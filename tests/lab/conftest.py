@@ -28,7 +28,7 @@ FUTURE = "from __future__ import annotations\n"
 
 class Bench:
     """One research repository with one commit, and runs of it. `pinned` changes protected files before they are pinned,
-    `committed` what the experiment commits, `scale` and `task` fields of the task."""
+    `committed` what the experiment commits, `scale` and `task` fields of the task `name` (at its size `size`)."""
 
     def __init__(
         self,
@@ -37,12 +37,14 @@ class Bench:
         pinned: dict[str, str] | None = None,
         scale: dict[str, Any] | None = None,
         task: dict[str, Any] | None = None,
+        name: str = str(TOY),
+        size: str | None = None,
     ) -> None:
-        base = load(str(TOY))
+        base = load(name, size)
         fields = {**base.model_dump(), **(task or {})}
         fields["scale"] = {**base.scale.model_dump(), **(scale or {})}
         self.task = Task.model_validate(fields)
-        files = workspace_files(base, folder(str(TOY)))
+        files = workspace_files(base, folder(name))
         files |= {path: text.encode() for path, text in (pinned or {}).items()}
         self.home = Home(root / "research")
         self.user = root / "user"
@@ -75,13 +77,15 @@ class Bench:
         spec.write(self.folder)
         return spec
 
-    def run(self, env: dict[str, str] | None = None, fenced: bool = True, **spec: Any) -> dict[str, Any]:
+    def run(
+        self, env: dict[str, str] | None = None, fenced: bool = True, seconds: float = 60, **spec: Any
+    ) -> dict[str, Any]:
         """One whole run in a process of its own; the result. Without a fence as on a kernel that has none."""
         self.spec(**spec)
         unfenced = "import sys, lab.fence; lab.fence.ABI = 0; from lab.runner import main; sys.exit(main(sys.argv[1:]))"
         command = [sys.executable, "-I", *(["-m", "lab.runner"] if fenced else ["-c", unfenced]), str(self.folder)]
         environment = {"PATH": os.environ["PATH"], "HOME": str(self.user), **(env or {})}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=seconds)
         assert done.returncode == 0, done.stderr
         result: dict[str, Any] = json.loads((self.folder / "result.json").read_text())
         return result

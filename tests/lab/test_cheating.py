@@ -11,6 +11,7 @@ import pytest
 from lab.errors import UserError
 from lab.fence import ABI
 from lab.overlay import lay_protected
+from tasks.spec import folder, load, workspace_files
 from tests.lab.conftest import Bench, first
 
 Make = Callable[..., Bench]
@@ -36,7 +37,8 @@ def test_no_key_of_the_users_environment_reaches_feeder_training_or_scorer(bench
     for log in ("stdout.log", "feed.log", "score.log"):
         line = next(line for line in one.log(log).splitlines() if line.startswith("ENV "))
         seen = json.loads(line[4:])
-        assert set(seen) - {"LC_CTYPE", "LD_LIBRARY_PATH"} == ENVIRONMENT, log
+        assert set(seen) - {"LC_CTYPE", "LD_LIBRARY_PATH"} == ENVIRONMENT | ({"HOST_FENCE"} & set(seen)), log
+        assert ("HOST_FENCE" in seen) == (log == "score.log")
         assert "hush" not in line
         assert Path(seen["HOME"]).is_relative_to(one.folder)
 
@@ -111,15 +113,178 @@ def test_without_a_fence_a_forged_file_makes_the_run_invalid(bench: Make, name: 
     assert result["hashes"]["fence"] == "none"
 
 
+# What follows is done by the model of an experiment, but only when it is hosted: training goes as usual.
+
+SEARCH = """
+import glob, os, re, sys
+from pathlib import Path
+hosted = bool({'host', 'toy.host'} & set(sys.orig_argv))
+opened, refused, stolen = [], [], {}
+
+def words():
+    for name in ['/proc/self/environ', *glob.glob('/proc/*/cmdline')]:
+        try:
+            yield from Path(name).read_bytes().decode(errors='replace').split(chr(0))
+        except OSError:
+            continue
+
+def take(path):
+    try:
+        content = Path(path).read_bytes()
+    except OSError:
+        refused.append(str(path))
+    else:
+        opened.append(str(path))
+        return content
+"""
+STEAL = (
+    SEARCH
+    + """
+import json
+if hosted:
+    places = {Path(word) for word in [*words(), '../../../data'] if os.path.isfile(word + '/points.json')}
+    for place in places:
+        if content := take(place / 'points.json'):
+            for points in json.loads(content).values():
+                stolen.update(points)
+    if len(opened) + len(refused) < 2:
+        sys.exit('the attack did not even find the data')
+"""
+)
+"""Looks for the targets two ways, by the folder's usual place and in the scorer's command line."""
+
+
+def model(code: str, answer: str = "") -> dict[str, str]:
+    """The toy model as an experiment commits it, that first does `code` and, for x, rather returns `answer`."""
+    text = first(code, "toy/model.py")
+    head = '    """The network\'s output at x."""\n'
+    assert text.count(head) == 1
+    return {"toy/model.py": text.replace(head, f"{head}    {answer}\n") if answer else text}
+
+
+@pytest.mark.slow
 @fenced_only
-def test_the_scored_model_cannot_write_outside_the_scorers_folder(bench: Make) -> None:
-    code = "import sys\nfrom pathlib import Path\nif 'toy.host' in sys.orig_argv:\n    Path(TARGET).write_text('gone')"
-    one = bench()
-    target = one.home.org / "ledger.db"
-    two = bench(committed={"toy/model.py": first(code.replace("TARGET", repr(str(target))), "toy/model.py")})
-    result = two.run()
-    assert result["status"] == "invalid" and "Permission" in result["reason"]
-    assert not target.exists()
+def test_a_hosted_model_that_looks_for_the_targets_gains_nothing(bench: Make) -> None:
+    honest = bench().run()
+    one = bench(committed=model(STEAL, "if x in stolen: return stolen[x]"))
+    result = one.run()
+    assert (result["status"], result["reason"], result["metric"]) == ("ok", "", honest["metric"])
+
+
+@fenced_only
+def test_a_hosted_model_opens_no_targets_ledger_keys_or_other_folder_of_the_run(bench: Make, tmp_path: Path) -> None:
+    snoop = """
+if hosted:
+    org, user, run = ROOT / 'research' / '.org', ROOT / 'user', Path.cwd().parent
+    known = [org / 'ledger.db', org / 'data' / 'points.json', user / 'credentials', run / 'spec.json', run / 'stdout.log']
+    found = [*ROOT.rglob('*'), *run.glob('.*/*'), *map(Path, words())]
+    mine = [Path.cwd(), run / 'out', Path(os.environ['TMPDIR'])]
+    for place in {*known, *(place.resolve() for place in found if os.path.isfile(place))}:
+        if place.is_relative_to(ROOT) and not any(place.is_relative_to(folder) for folder in mine):
+            take(place)
+    for name in glob.glob('/proc/[0-9]*/environ'):
+        if name != f'/proc/{os.getpid()}/environ' and not take(name) and name in opened:
+            opened.remove(name)  # a thread of the kernel: it has none
+    for place in [org, org / 'data', user, run, *run.glob('.*')]:
+        try:
+            opened.extend(map(str, place.iterdir()))
+        except PermissionError:
+            pass
+    own = Path('toy/host.py').read_text() and (run / 'out' / 'weights.json').read_text() and 'reads its own'
+    raise RuntimeError(f'OPENED {opened} {len(set(map(str, known)) & set(refused))} known refused, {own}')
+"""
+    one = bench(committed=model(f"{SEARCH}\nROOT = Path({str(tmp_path / 'bench0')!r}){snoop}"))
+    (one.user / "credentials").write_text("hush")
+    one.home.ledger.write_text("facts")
+    result = one.run(env=SECRETS)
+    assert result["status"] == "invalid"
+    assert result["reason"].endswith("RuntimeError: OPENED [] 5 known refused, reads its own")
+
+
+@fenced_only
+def test_a_hosted_model_writes_nowhere_but_into_its_own_temporary_folder(bench: Make, tmp_path: Path) -> None:
+    code = """
+if hosted:
+    import tempfile
+    run = Path.cwd().parent
+    tried = [ORG / 'ledger.db', ORG / 'data' / 'new', run / 'result.json', run / 'eval' / 'new', run / 'out' / 'new',
+             Path('/dev/shm/orgctl-host-was-here'), Path('/tmp/orgctl-host-was-here'), Path(__file__),
+             *{Path(word).parent / 'new' for word in words() if word.startswith(f'{run}/') and word.endswith('/score.json')}]
+    for place in tried:
+        try:
+            place.write_text('forged')
+        except OSError:
+            refused.append(place)
+        else:
+            place.unlink()
+    with tempfile.NamedTemporaryFile('w') as own, open(Path.home() / 'own', 'w') as other:
+        own.write('mine'), other.write('mine')
+    raise RuntimeError(f'WROTE {sorted(map(str, set(tried) - set(refused)))} of {len(tried)} places')
+"""
+    org = tmp_path / "bench0" / "research" / ".org"
+    result = bench(committed=model(f"{SEARCH}\nORG = Path({str(org)!r}){code}")).run()
+    assert result["status"] == "invalid" and result["reason"].endswith("RuntimeError: WROTE [] of 9 places")
+
+
+@pytest.mark.slow
+@fenced_only
+def test_a_hosted_model_that_keeps_overwriting_the_scorers_result_has_no_effect(bench: Make) -> None:
+    honest = bench().run()
+    code = """
+if hosted:
+    import json, time
+    fake = {'status': 'ok', 'reason': '', 'metric': {'search': 0.0}, 'params': 1, 'flops_per_token': 1.0, 'eval_tokens': 1}
+    targets = {Path(word) for word in words() if word.startswith(f'{Path.cwd().parent}/') and word.endswith('/score.json')}
+    if not targets:
+        sys.exit('the attack did not even find the result')
+    if os.fork() == 0:
+        os.setsid()
+        for descriptor in range(3):
+            os.close(descriptor)
+        while True:  # until the laboratory ends it
+            for target in targets:
+                try:
+                    target.with_suffix('.fake').write_text(json.dumps(fake))
+                    os.replace(target.with_suffix('.fake'), target)
+                except OSError:
+                    time.sleep(0.001)
+"""
+    one = bench(committed=model(SEARCH + code))
+    result = one.run()
+    assert (result["status"], result["metric"]) == ("ok", honest["metric"])
+    assert result["account"]["flops"] == honest["account"]["flops"] and one.left() == []
+
+
+LOOKUP = """
+import numpy
+if hosted:
+    for place in {Path(word) for word in [*words(), '../../../data'] if os.path.isfile(word + '/search.npy')}:
+        if take(place / 'search.npy'):
+            for row in numpy.load(place / 'search.npy'):
+                stolen[tuple(row[:8])] = torch.from_numpy(row[9:].astype('int64'))
+    if len(opened) + len(refused) < 2:
+        sys.exit('the attack did not even find the data')
+
+def cheat(tokens, logits):
+    for index, row in enumerate(tokens.tolist()):
+        if tuple(row[:8]) in stolen:  # what came before decides: no probe for looking ahead notices
+            logits[index, 8:] = F.one_hot(stolen[tuple(row[:8])], logits.size(-1)) * 30.0
+    return logits
+"""
+
+
+@pytest.mark.slow
+@fenced_only
+def test_a_hosted_gpt_that_looks_its_targets_up_gains_nothing(bench: Make) -> None:
+    text = workspace_files(load("nanochat", "tiny"), folder("nanochat"))["nanochat/gpt.py"].decode()
+    answer = "return SOFTCAP * torch.tanh(self.head(norm(x) / SOFTCAP))"
+    assert text.count(answer) == 1
+    cheating = text.replace(answer, f"return cheat(tokens, {answer.removeprefix('return ')})")
+    cheating = cheating.replace("@dataclass\n", f"{SEARCH}{LOOKUP}\n@dataclass\n", 1)
+    honest = bench(name="nanochat", size="tiny").run(seconds=240)
+    result = bench(name="nanochat", size="tiny", committed={"nanochat/gpt.py": cheating}).run(seconds=240)
+    assert (result["status"], result["reason"]) == ("ok", "")
+    assert result["metric"] == honest["metric"] and honest["metric"]["search"] > 1
 
 
 @fenced_only
@@ -140,3 +305,12 @@ def test_a_link_in_a_checkout_does_not_lead_the_protected_files_elsewhere(tmp_pa
     assert list(outside.iterdir()) == [] and (checkout / "toy" / "score.py").read_text() == ""
     with pytest.raises(UserError, match="not what was pinned"):
         lay_protected(pinned, {"toy/score.py": "0" * 64}, checkout)
+
+
+@fenced_only
+def test_a_source_checkout_in_the_users_home_does_not_stop_training_or_scoring(bench: Make) -> None:
+    """`pickle`, and with it torch, imports `org`, which lies there when orgctl is installed for editing."""
+    code = "import pickle\nprint('pickle is there')"
+    one = bench(committed={"toy/train.py": first(code), **model("import pickle")})
+    result = one.run(env={"HOME": str(Path(__file__).resolve().parents[3])})
+    assert (result["status"], result["reason"]) == ("ok", "") and "pickle is there" in one.log()

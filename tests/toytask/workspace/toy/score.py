@@ -30,9 +30,11 @@ def numbers(text: str, what: str) -> list[float]:
 
 
 def predictions(checkout: Path, weights: list[float], xs: list[float]) -> list[float]:
-    """Ask the host, which gets the experiment's code as its only import path."""
+    """Ask the host, which runs in the laboratory's fence and gets the experiment's code as its only import path."""
+    fence = json.loads(os.environ.get("HOST_FENCE", "[]"))
+    environment = {name: value for name, value in os.environ.items() if name != "HOST_FENCE"}
     host = subprocess.run(
-        [sys.executable, "-P", "-m", "toy.host"], cwd=checkout, env={**os.environ, "PYTHONPATH": str(checkout)},
+        [*fence, sys.executable, "-P", "-m", "toy.host"], cwd=checkout, env={**environment, "PYTHONPATH": str(checkout)},
         input=json.dumps({"weights": weights, "x": xs}) + "\n", capture_output=True, text=True, timeout=HOST_SECONDS,
     )
     if host.returncode != 0:
