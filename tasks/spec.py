@@ -16,6 +16,10 @@ are argument lists in which these words in braces are replaced by the laboratory
 
 `prepare`, `feed` and `score` run with only the protected files on their import path; `train` runs in a checkout of the
 experiment with the protected files laid over it. What `train` prints is a log and never a result.
+
+The scorer finds HOST_FENCE in its environment: a JSON list of words to put before the command by which it starts the
+experiment's code (`[]` where the kernel has no Landlock). Such a process reads the interpreter, {checkout} and {out},
+neither {data} nor {result}, and writes only into a folder of its own, which is its HOME and TMPDIR.
 """
 
 from __future__ import annotations
