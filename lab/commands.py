@@ -37,6 +37,8 @@ app.add_typer(exp, name="exp")
 app.add_typer(ledger_app, name="ledger")
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+VERDICT_SECONDS = 5.0
+"""How long `exp run` waits, after its run has ended, for what the laboratory makes of it (a bank may still be missing)."""
 Identity = Annotated[str, typer.Argument(help="An experiment, such as E0001.", metavar="EXPERIMENT")]
 
 
@@ -142,6 +144,12 @@ def wait(
     _show(home, _experiment(view.state, identity), as_json)
 
 
+def _judged(state: State, run: Run) -> bool:
+    """Has the laboratory said what it makes of this run?"""
+    attempt = state.experiments[run.experiment].attempt
+    return attempt is not None and bool(attempt.nomination or attempt.verdict)
+
+
 def _follow(home: Home, identity: str) -> None:
     """A progress bar over the budget until the run is over."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -171,8 +179,10 @@ def _follow(home: Home, identity: str) -> None:
     ended = view.state.runs[identity]
     values = ", ".join(f"{split} {value:.4f}" for split, value in ended.metric.items())
     print(f"{identity} {ended.status} {values}{ended.reason}")
-    time.sleep(1.0)  # the verdict or nomination is written in the controller's next step; shown when it is there
-    view.refresh()
+    deadline = time.monotonic() + VERDICT_SECONDS
+    while not _judged(view.state, ended) and time.monotonic() < deadline:
+        time.sleep(0.2)
+        view.refresh()
     _show(home, view.state.experiments[ended.experiment], False)
 
 

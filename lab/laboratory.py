@@ -1,4 +1,4 @@
-"""The laboratory at work: takes requests, carries out the workflow's steps, starts runs and collects their results.
+"""The laboratory at work: takes requests and carries out the workflow's steps, on the runs of `lab.runs`.
 
 One object in the controller. Every method may be interrupted by death at any line: what it did is in the ledger, git or a run
 folder, and calling it again does only what is missing.
@@ -6,33 +6,24 @@ folder, and calling it again does only what is missing.
 
 from __future__ import annotations
 
-import contextlib
-import shutil
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
-
-import psutil
 
 from lab.client import PERSON
 from lab.errors import UserError
 from lab.executors import local
 from lab.experiment import Policy, Promote, Queue, Rebase, Step, Write, decide, without_comparison
-from lab.files import read_json
 from lab.home import Home
 from lab.ledger import Fact, Ledger
-from lab.process import Identity
-from lab.queue import halted, in_flight, pick
-from lab.records import NO_EVIDENCE, Experiment, Run, State, View
+from lab.queue import in_flight
+from lab.records import Experiment, State, View
 from lab.requests import Request
-from lab.runspec import RunSpec
-from lab.slots import Slot, free
-from tasks.spec import Budget, Task
+from lab.runs import Runs
+from lab.slots import Slot
+from tasks.spec import Task
 from worktrees.repo import Conflict, GitError, NothingChanged, ProtectedChanged, Repo, Snapshot
 
 FIRST_SEED = 1000
-FREE_BYTES = 200_000_000
-"""No run is started with less disk than this: it would fail, and through no fault of the candidate."""
 
 
 @dataclass
@@ -50,6 +41,7 @@ class Laboratory:
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.home.ledger)
         self.view = View(self.ledger)
+        self.runs = Runs(self.home, self.task, self.slots, self.view)
 
     @property
     def state(self) -> State:
@@ -195,7 +187,7 @@ class Laboratory:
         self._write("withdrawn", experiment.id, {"why": str(request.body.get("why", ""))[:4000]}, request.actor)
         for run in experiment.runs:
             if run.status == "running":
-                self._stop(run, "withdrawn", 5)
+                self.runs.stop(run, "withdrawn", 5)
         return {}
 
     # The workflow
@@ -203,7 +195,7 @@ class Laboratory:
     def step(self) -> None:
         """Collect results, then carry out steps until the facts call for no more."""
         local.collect()
-        self.reap()
+        self.runs.reap()
         for _ in range(20):
             steps = decide(self.state, self.task, self.policy)
             if not steps:
@@ -300,144 +292,3 @@ class Laboratory:
         self.repo.restore_trunk(wanted)
         text = f"{branch} was {moved} by somebody else: put back to {wanted[:8]}, which the ledger names"
         self._write("alarm", branch, {"text": text})
-
-    # Runs
-
-    def start_runs(self, now: float) -> None:
-        """Start queued runs on free slots; nothing while the machine itself makes runs fail, or the disk is full."""
-        if halted(self.state, now):
-            return
-        if shutil.disk_usage(self.home.org).free < FREE_BYTES:
-            raise UserError(f"less than {FREE_BYTES / 1e6:.0f} MB are free on the disk of {self.home.org}: no run is started")
-        running = [run for run in self.state.runs.values() if run.status == "running"]
-        for run, slot in pick(self.state, free(self.slots, running)):
-            self._start(run, slot)
-
-    def _start(self, run: Run, slot: Slot) -> None:
-        folder = self.home.runs / run.id
-        identity = _stray_runner(folder)
-        if identity is None:
-            shutil.rmtree(folder, ignore_errors=True)
-            self._spec(run, slot).write(folder)
-            identity = local.start(self.home, run.id)
-        else:
-            slot = RunSpec.read(folder).slot
-        body = {"slot": slot.index, "pid": identity.pid, "started": identity.started, "device": slot.device}
-        self._write("start", run.id, body)
-
-    def _spec(self, run: Run, slot: Slot) -> RunSpec:
-        experiment = self.state.experiments.get(run.experiment)
-        parent = (
-            next((item.parent for item in experiment.attempts if item.number == run.attempt), run.commit)
-            if experiment
-            else run.commit
-        )
-        factor = run.budget["amount"] / self.task.scale.budget.amount
-        scale = self.task.scale.model_copy(
-            update={
-                "budget": Budget(**run.budget),
-                "deadline_seconds": self.task.scale.deadline_seconds * max(1.0, factor),
-            }
-        )
-        return RunSpec(
-            run=run.id,
-            experiment=run.experiment,
-            attempt=run.attempt,
-            agent=run.agent,
-            purpose=run.purpose,
-            commit=run.commit,
-            parent=parent,
-            seed=run.seed,
-            splits=run.splits,
-            task=self.task.model_copy(update={"scale": scale}),
-            budget=Budget(**run.budget),
-            repo=self.repo.root,
-            data=self.home.data,
-            protected=self.home.protected,
-            protected_hashes=self.state.session.get("protected", {}),
-            slot=slot,
-            org_hash=str(self.state.session.get("org_hash", "")),
-        )
-
-    def reap(self) -> None:
-        """Write down the results of runs that ended; a run whose runner vanished without one has crashed."""
-        for run in list(self.state.runs.values()):
-            if run.status == "queued" and (why := self._needless(run)):
-                self._result(run, {"status": "killed", "reason": why})
-            if run.status != "running":
-                continue
-            if Identity(run.pid, run.process_started).alive():
-                continue  # the runner's last deed is the result: what lies there before is not from it
-            folder = self.home.runs / run.id
-            found = read_json(folder / "result.json")
-            if found is not None and found.get("run") == run.id:
-                if found.get("status") == "killed":  # the laboratory did not ask for that
-                    found = {**found, "status": "lost", "reason": "somebody else ended its runner"}
-                self._result(run, found)
-            else:
-                local.bury(folder)
-                log = folder / "runner.log"
-                tail = log.read_text(errors="replace")[-2000:] if log.is_file() else ""
-                self._result(
-                    run, {"status": "lost", "reason": "its runner vanished without a result", "log_tail": tail}
-                )
-
-    def _needless(self, run: Run) -> str | None:
-        """Why a queued run need not be started any more."""
-        experiment = self.state.experiments.get(run.experiment)
-        if experiment is None:
-            return None
-        if experiment.withdrawn is not None:
-            return "withdrawn before it started"
-        judged = next((attempt for attempt in experiment.attempts if attempt.number == run.attempt and attempt.verdict), None)
-        return "judged before it started" if judged else None
-
-    def _result(self, run: Run, found: dict[str, Any]) -> None:
-        status = found.get("status")
-        try:
-            metric = {str(key): float(value) for key, value in dict(found.get("metric") or {}).items()}
-        except (TypeError, ValueError):
-            status, metric, found = "invalid", {}, {**found, "reason": "its result.json holds no numbers"}
-        if status == "ok" and not set(run.splits) <= set(metric):
-            status, found = (
-                "invalid",
-                {**found, "reason": f"no value for split {', '.join(sorted(set(run.splits) - set(metric)))}"},
-            )
-        body = {
-            "status": status if status in ("ok", "crashed", "invalid", "timeout", *NO_EVIDENCE) else "crashed",
-            "reason": str(found.get("reason", ""))[:1000],
-            "metric": metric,
-            "account": dict(found.get("account") or {}),
-            "hashes": dict(found.get("hashes") or {}),
-            "log_tail": str(found.get("log_tail", ""))[-2000:],
-            "ended": found.get("ended") if isinstance(found.get("ended"), int | float) else None,
-        }
-        self.ledger.append_once("result", body, run.id)
-        self.refresh()
-
-    def stop_runs(self, seconds: float = 10) -> None:
-        """Stop every running run and write its result down."""
-        running = [run for run in self.state.runs.values() if run.status == "running"]
-        for run in running:
-            Identity(run.pid, run.process_started).signal_group()
-        for run in running:
-            self._stop(run, "stopped with the organisation", seconds)
-
-    def _stop(self, run: Run, why: str, seconds: float) -> None:
-        """Stop one run; killed it is, also when its runner was too young to write that itself."""
-        folder = self.home.runs / run.id
-        local.stop(Identity(run.pid, run.process_started), seconds, folder)
-        found = read_json(folder / "result.json")
-        self._result(run, found if found and found.get("run") == run.id else {"status": "killed", "reason": why})
-
-
-def _stray_runner(folder: Path) -> Identity | None:
-    """A runner of this folder that a controller started without living to write it down."""
-    if not (folder / "spec.json").is_file():
-        return None
-    for process in psutil.process_iter(["cmdline"]):
-        with contextlib.suppress(psutil.Error):
-            words = process.info["cmdline"] or []
-            if "lab.runner" in words and words[-1] == str(folder):
-                return Identity.of(process.pid)
-    return None

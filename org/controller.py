@@ -137,7 +137,7 @@ class Controller:
     def _laboratory(self) -> None:
         self.lab.refresh()
         self.lab.step()
-        self.lab.start_runs(time.time())
+        self.lab.runs.start(time.time())
 
     def _take(self, request: Request) -> None:
         try:
@@ -323,7 +323,7 @@ def shut_down(home: Home, lab: Laboratory, grid: Grid, keep_runs: bool) -> None:
     grid.kill()
     lab.refresh()
     if not keep_runs:
-        lab.stop_runs()
+        lab.runs.stop_all()
     lab.ledger.append("session", {"stopped": time.time(), "kept_runs": keep_runs})
     back_up(home, lab.ledger)
     home.until.unlink(missing_ok=True)
