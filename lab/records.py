@@ -4,7 +4,7 @@ Called by everyone who asks "what is believed?": the workflow, the queue, the bo
 stored; fold the same facts twice and get the same state. `View` keeps a fold up to date with a growing ledger.
 
 Fact kinds (body keys in brackets):
-  session     [task, scale, org_hash, hashes, device, design, program]     subject ""
+  session     [task, scale, org_hash, hashes, device, design, program, up, stopped]     subject "" (several; later keys win)
   trunk       [commit, parent, experiment, why]                    subject = commit (a promotion names its experiment)
   proposal    [agent, hypothesis, mechanism, family, direction, min_effect, held_constant, params, base]   subject E0001
   attempt     [number, parent, commit, diff, changed, ignored]     subject E....   (snapshot or rebase; judged apart)
@@ -207,6 +207,8 @@ class State:
     runs: dict[str, Run] = field(default_factory=dict)
     alarms: list[str] = field(default_factory=list)
     taken_over: set[str] = field(default_factory=set)
+    up: list[tuple[float, float | None]] = field(default_factory=list)
+    """(since, until) of the times in which the organisation was up; until is None while it is."""
     environment: tuple[Any, ...] | None = None
     """Of the newest run that ended well."""
     last: int = 0
@@ -230,6 +232,10 @@ class State:
         body, subject = fact.body, fact.subject
         if fact.kind == "session":
             self.session = {**self.session, **body}
+            if "up" in body and not (self.up and self.up[-1][1] is None):
+                self.up.append((fact.time, None))
+            elif "stopped" in body and self.up and self.up[-1][1] is None:
+                self.up[-1] = (self.up[-1][0], fact.time)
         elif fact.kind == "trunk":
             self.trunks.append(Trunk(body["commit"], body["parent"], body["experiment"], body["why"], fact.time))
             if body["experiment"] in self.experiments:

@@ -79,6 +79,8 @@ def levels(state: State, split: str) -> list[Level]:
 def idle_share(state: State, slots: int, since: float, until: float) -> float:
     """Share of the slot time between two moments (epoch seconds) in which no run occupied the slot; 0 to 1.
 
+    Times in which the organisation was down do not count.
+
     A run that has not ended counts as busy up to `until`. Raises ValueError without slots or time.
     """
     if slots < 1 or not until > since:
@@ -96,7 +98,13 @@ def idle_share(state: State, slots: int, since: float, until: float) -> float:
         for begin, end in sorted(intervals):  # runs of one slot do not overlap, but a clock may be set back
             busy += max(0.0, end - max(begin, reached))
             reached = max(reached, end)
-    return min(1.0, max(0.0, 1 - busy / (slots * (until - since))))
+    return min(1.0, max(0.0, 1 - busy / (slots * up_seconds(state, since, until))))
+
+
+def up_seconds(state: State, since: float, until: float) -> float:
+    """How long the organisation was up between two moments; all of it where the ledger does not say."""
+    parts = [min(end or until, until) - max(begin, since) for begin, end in state.up]
+    return sum(part for part in parts if part > 0) or until - since
 
 
 def span(state: State) -> tuple[float, float] | None:
@@ -346,7 +354,7 @@ def _cost(state: State) -> list[str]:
     moments, slots = span(state), _slots(state)
     if moments and slots and moments[1] > moments[0]:
         share = idle_share(state, slots, *moments)
-        lines += ["", f"Session: {_duration(moments[1] - moments[0])} on {slots} slot{'' if slots == 1 else 's'};"
+        lines += ["", f"Session: up for {_duration(up_seconds(state, *moments))} on {slots} slot{'' if slots == 1 else 's'};"
                   f" slots were idle {share:.1%} of that time."]
     if state.experiments:
         lines += ["", f"{len(finished) / len(state.experiments):.1f} finished runs for each idea, banks included."]

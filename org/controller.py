@@ -303,6 +303,7 @@ class Controller:
         self.lab.refresh()
         self.found_worktrees()
         self.seat_everybody()
+        self.lab.ledger.append("session", {"up": time.time()})
         self._heartbeat()
         duties = self.duties()
         while not self.stopping and not self.leaving:

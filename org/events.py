@@ -51,6 +51,8 @@ def _session(fact: Fact, state: State) -> str | None:
     body = fact.body
     if "stopped" in body:
         return "the organisation stopped" + ("; runs that were going on may finish" if body.get("kept_runs") else "")
+    if "up" in body:
+        return "the organisation is up"
     if "task" not in body:
         return "the task's data is ready" if body.get("hashes") else None
     design = f"design {body.get('design', '?')} ({str(body.get('org_hash', ''))[:8]})"

@@ -19,7 +19,7 @@ from lab import plot, report, results, verdict
 from lab.errors import UserError
 from lab.home import Home
 from lab.ledger import Ledger
-from lab.records import State, fold
+from lab.records import Run, State, fold
 from tasks.spec import Budget, Metric, Scale, Task
 
 START = 1_760_000_000.0
@@ -413,3 +413,14 @@ def test_a_report_that_cannot_be_written_ends_in_one_line(story: Story, tmp_path
     with pytest.raises(UserError, match="cannot write the report") as caught:
         report.write_report(story.home, story.state(), a_task(), tmp_path / "taken")
     assert "\n" not in str(caught.value)
+
+
+def test_time_in_which_the_organisation_was_down_is_not_idle_time(tmp_path: Path) -> None:
+    state = State()
+    state.up = [(0.0, 100.0), (1000.0, None)]
+    run = Run("R0001", "", 0, "bank", "t0", 1, ["audit"], {}, "lab", None, 0.0, status="ok", slot=0, started=0.0, ended=100.0)
+    state.runs = {"R0001": run}
+    assert report.up_seconds(state, 0.0, 1100.0) == 200.0
+    assert report.idle_share(state, 1, 0.0, 1100.0) == 0.5
+    state.up = []
+    assert report.up_seconds(state, 0.0, 1100.0) == 1100.0
