@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from comms.mailbox import Mail
-from comms.message import MailError, Message
+from comms.message import MailError, Message, clean
 
 app = typer.Typer(add_completion=False)
 mail = typer.Typer(
@@ -28,16 +28,25 @@ AsAgent = Annotated[
 ]
 
 
-def _mail() -> Mail:
+def _root() -> Path:
+    """The research repository: $ORGCTL_HOME, else the nearest one at or above the working directory."""
     here = Path(os.environ.get("ORGCTL_HOME") or Path.cwd()).resolve()
     for folder in (here, *here.parents):
         if (folder / ".org" / "comms").is_dir():
-            return Mail(folder / ".org" / "comms")
+            return folder
     raise MailError(f"no organisation found in {here} or above it: run `orgctl up` in an empty directory first")
 
 
+def _mail() -> Mail:
+    return Mail(_root() / ".org" / "comms")
+
+
 def _me(agent: str | None = None) -> str:
-    return agent or os.environ.get("ORGCTL_AGENT") or "person"
+    """As said, else $ORGCTL_AGENT, else the agent in whose worktree the working directory lies, else a person."""
+    if named := agent or os.environ.get("ORGCTL_AGENT"):
+        return named
+    here, seats = Path.cwd().resolve(), _root() / ".org" / "worktrees"
+    return here.relative_to(seats).parts[0] if seats in here.parents else "person"
 
 
 def _dict(message: Message) -> dict[str, Any]:
@@ -55,16 +64,12 @@ def _dict(message: Message) -> dict[str, Any]:
 
 def _line(message: Message) -> str:
     first = next((line for line in message.body.splitlines() if line.strip()), "")
-    safe = "".join(letter if letter.isprintable() else " " for letter in first)
-    return f"{message.id}  from {message.sender}  {message.kind}  {message.about}  {safe[:100]}"
+    return f"{message.id}  from {message.sender}  {message.kind}  {message.about}  {clean(first)[:100]}"
 
 
 def _show(message: Message) -> None:
-    body = "".join(letter if letter.isprintable() or letter in "\n\t" else " " for letter in message.body)
-    print(
-        f"from {message.sender} to {message.to}, {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(message.time))}, "
-        f"{message.kind} {message.about}\n\n{body}"
-    )
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(message.time))
+    print(f"from {message.sender} to {message.to}, {when}, {message.kind} {message.about}\n\n{clean(message.body)}")
 
 
 @mail.command()
@@ -75,7 +80,11 @@ def send(
     about: Annotated[str, typer.Option(help="What it is about, such as E0004.")] = "",
 ) -> None:
     """Send a message to one agent."""
-    print(_mail().send(_me(), to, text, kind=kind, about=about).id)
+    box = _mail()
+    known = sorted(folder.name for folder in (box.root / "inbox").glob("*") if folder.is_dir())
+    if to not in known:
+        raise MailError(f"nobody here is called {to[:40]!r}: write to one of {', '.join(known)}")
+    print(box.send(_me(), to, text, kind=kind, about=about).id)
 
 
 @mail.command()
@@ -118,7 +127,7 @@ def post(
     channel: Annotated[str, typer.Argument(help="Name of the channel, such as all.")],
     text: Annotated[str, typer.Argument(help="The message (Markdown).")],
 ) -> None:
-    """Post a message that everybody can read."""
+    """Post a message on a channel, where everybody can read it: `orgctl channel NAME`."""
     print(_mail().post(_me(), channel, text).id)
 
 

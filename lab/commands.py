@@ -25,7 +25,7 @@ from tasks.spec import Task
 
 app = typer.Typer(add_completion=False)
 exp = typer.Typer(
-    help="Experiments. The way of an idea: `propose` it, edit and `run` it (one run only nominates), `confirm` on fresh seeds, "
+    help="Experiments: the way of an idea is to `propose` it, edit and `run` it (one run only nominates), `confirm` on fresh seeds, "
     "`promote` what is improved.",
     no_args_is_help=True,
     add_completion=False,
@@ -76,7 +76,7 @@ def propose(
     ],
     mechanism: Annotated[str, typer.Option(help="Why it should happen.")],
     family: Annotated[str, typer.Option(help="architecture, optimiser, schedule, data, systems, ...")] = "other",
-    direction: Annotated[str, typer.Option(help="improves, or no-change for a simplification.")] = "improves",
+    direction: Annotated[str, typer.Option(help="improves, or no-change for a simplification; recorded, and judged as an improvement in this version.")] = "improves",
     min_effect: Annotated[
         float | None, typer.Option(help="Smallest effect of interest, in the metric's unit. Default: the task's.")
     ] = None,

@@ -32,10 +32,9 @@ FINAL_LR = 0.0
 
 def schedule(progress: float) -> float:
     """Factor on all learning rates at this part of the budget, in [0, 1]."""
-    if progress < WARMUP:
-        return (progress + 0.01) / (WARMUP + 0.01)  # a hundredth ahead, so that the first step is not wasted at zero
+    rise = (progress + 0.01) / (WARMUP + 0.01)  # a hundredth ahead, so that the first step is not wasted at zero
     left = (1 - progress) / WARMDOWN if WARMDOWN > 0 else 1.0
-    return min(1.0, FINAL_LR + (1 - FINAL_LR) * left)
+    return min(1.0, rise, FINAL_LR + (1 - FINAL_LR) * left)
 
 
 def train(model: gpt.GPT, feed: Feed) -> None:

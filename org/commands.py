@@ -35,6 +35,7 @@ from tasks.spec import Task
 
 app = typer.Typer(add_completion=False)
 
+AgentName = Annotated[str, typer.Argument(help="Name of an agent, such as r1 (`orgctl status` lists them).")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 DesignOption = Annotated[
     str | None, typer.Option(help="Org design: a shipped name (chief, solo) or a YAML file. Default: chief.")
@@ -132,7 +133,7 @@ def up(
     detach: Annotated[bool, typer.Option("--detach", help="Return at once; the organisation works on.")] = False,
     for_: Annotated[
         str | None,
-        typer.Option("--for", help="Stop by itself after this time (90s, 10m, 2h), print the report and exit."),
+        typer.Option("--for", help="Stop by itself after this time (90s, 10m, 2h; 90 means minutes), print the report and exit."),
     ] = None,
 ) -> None:
     """Start the organisation, or start what is missing of it; touch nothing that is well.
@@ -161,7 +162,7 @@ def up(
     if seconds:
         write_json(home.until, {"time": time.time() + seconds})
     if any(base.load(agent.backend).spends_money for agent in settings.design.agents):
-        _say("some of these agents spend money: `orgctl status` shows what")
+        _say("some of these agents spend money")
     if detach:
         print(f"attach: cd {home.root} && orgctl attach    stop: orgctl down")
         return
@@ -202,7 +203,7 @@ def _attach(grid: Grid, agent: str | None) -> None:
 
 
 def _watch(home: Home) -> None:
-    """Print a line per event until the organisation stops, or Ctrl-C."""
+    """Print a line per event until the organisation stops, or Ctrl-C. A controller that dies before `--for` is over is replaced."""
     view = View(Ledger(home.ledger))
     view.refresh()
     unseen = view.ledger.facts(after=max(0, view.state.last - 5))
@@ -215,7 +216,10 @@ def _watch(home: Home) -> None:
             alive = daemon.alive(home)
             unseen = view.refresh()
             if alive is None and not unseen:
-                return
+                if not home.until.exists():
+                    return
+                _say("the controller is gone before its time: starts it again")
+                daemon.start(home, (220, 50))
             time.sleep(0.5)
     except KeyboardInterrupt:
         print(f"\nno longer watching; the organisation works on. Stop it: orgctl down    (in {home.root})")
@@ -318,21 +322,21 @@ def _ask_person(kind: str, agent: str) -> None:
 
 
 @app.command()
-def takeover(agent: str) -> None:
+def takeover(agent: AgentName) -> None:
     """Record that a person has an agent's pane from now on; `release` gives it back."""
     _ask_person("takeover", agent)
     print(f"{agent} is yours: orgctl attach {agent}. Give it back: orgctl release {agent}")
 
 
 @app.command()
-def release(agent: str) -> None:
+def release(agent: AgentName) -> None:
     """Give a pane that was taken over back to its agent."""
     _ask_person("release", agent)
     print(f"{agent} has its pane back")
 
 
 @app.command()
-def restart(agent: str) -> None:
+def restart(agent: AgentName) -> None:
     """Start an agent's process anew (also one that was given up)."""
     _ask_person("restart", agent)
     print(f"{agent} was restarted")

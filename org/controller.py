@@ -181,7 +181,12 @@ class Controller:
         if mark >= self.lab.state.last:
             return
         for fact in self.lab.ledger.facts(after=mark):
-            for name, kind, about, text in news.letters(fact, self.lab.state, list(self.seats), self.task):
+            try:
+                letters = news.letters(fact, self.lab.state, list(self.seats), self.task)
+            except (KeyError, TypeError, ValueError, AttributeError):
+                log.warning("fact %d (%s) is malformed: no letter about it", fact.id, fact.kind[:40])
+                continue
+            for name, kind, about, text in letters:
                 try:
                     self.mail.send("lab", name, text, kind=kind, about=about)
                 except (MailError, OSError) as error:  # one blocked inbox must not keep everybody's mail
@@ -214,6 +219,8 @@ class Controller:
                 if note:
                     log.warning("%s", note)
             seat.folder.mkdir(parents=True, exist_ok=True)
+            (self.home.comms / "inbox" / seat.agent / "new").mkdir(parents=True, exist_ok=True)
+        (self.home.comms / "inbox" / "person" / "new").mkdir(parents=True, exist_ok=True)
 
     def seat_everybody(self) -> None:
         """Open the grid and start who is missing; touch nobody who is well."""

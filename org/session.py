@@ -127,10 +127,10 @@ def reopen(root: Path, wish: Wish) -> Home:
     """The session that lives in `root`. Raises UserError when the wish contradicts what it was founded with."""
     home = Home(root.resolve())
     session = designs.read(home)
-    asked = {"design": wish.design, "scale": wish.scale, "name": wish.name, "slots": wish.slots}
-    have = {"design": session.design.name, "scale": session.scale, "name": session.name, "slots": session.slots}
+    asked = {"scale": wish.scale, "name": wish.name, "slots": wish.slots}
+    have = {"scale": session.scale, "name": session.name, "slots": session.slots}
     for key, value in asked.items():
-        if value is not None and value != have[key] and not (key == "design" and Path(str(value)).stem == have[key]):
+        if value is not None and value != have[key]:
             raise UserError(
                 f"{root} already holds a session with {key} {have[key]!r}: start {key} {value!r} in another directory"
             )
@@ -138,12 +138,13 @@ def reopen(root: Path, wish: Wish) -> Home:
         raise UserError(
             f"{root} already holds a session of the task {session.task}: start another task in another directory"
         )
-    if wish.backend is not None and any(
-        agent.backend != wish.backend for agent in session.design.agents if agent.role != "human"
-    ):
-        raise UserError(
-            f"{root} already holds a session with other backends: start --backend {wish.backend} in another directory"
-        )
+    if wish.design is not None or wish.backend is not None or wish.roles is not None:
+        design = designs.load(wish.design or session.design.name, session.slots, wish.backend, wish.roles)
+        if design.hash() != session.hash:
+            raise UserError(
+                f"{root} already holds a session of another organisation (design {session.design.name}, hash {session.hash[:8]}; "
+                f"asked for {design.name}, {design.hash()[:8]}): start it in another directory"
+            )
     _disk(root)
     home.make()
     return home
@@ -216,6 +217,8 @@ def _repository(root: Path, files: dict[str, bytes], task: spec.Task) -> Repo:
     """A new research repository in an empty folder, or one that is there: clean, not bare, holding the task's files."""
     if root.exists() and not root.is_dir():
         raise UserError(f"{root} is a file: give an empty directory")
+    if (root / "orgctl.py").is_file() and (root / "lab").is_dir():
+        raise UserError(f"{root} is orgctl's own source: `mkdir research && cd research && orgctl up`")
     if Repo.here(root):
         repo = Repo(root)
         if repo.has_commits():

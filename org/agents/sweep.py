@@ -119,6 +119,10 @@ class Researcher(Worker):
             if areas and areas != self.areas:
                 self.areas, self.dry_at = areas, -1
                 self.note(f"{message.sender} assigns: {', '.join(areas)}", "cyan")
+            elif not areas:
+                text = f"an assignment to a sweep names areas of knobs, in a line `areas: [{', '.join(self.task.areas())}]`"
+                self.note(f"cannot follow {message.sender}'s assignment: no area in it", "yellow")
+                self.mail.send(self.agent, message.sender, text, kind="answer", about=message.about)
         elif message.sender != "lab":
             self.note(f"mail from {message.sender}: {message.body}")
 
@@ -140,8 +144,9 @@ class Researcher(Worker):
         unsent = [
             one
             for one in self.mine
-            if one.status == "proposed" and not any(asked.experiment == one.id for asked in self.asked)
+            if one.status == "proposed" and one.params and not any(asked.experiment == one.id for asked in self.asked)
         ]
+        theirs = next((one for one in self.mine if one.status == "proposed" and not one.params), None)
         busy = queue.in_flight(state, self.agent)
         if waiting:
             self.say("working", f"{waiting[0].experiment} is handed in")
@@ -149,6 +154,8 @@ class Researcher(Worker):
             self.say("waiting", "there is no trunk yet")
         elif not self._assigned():
             self.say("waiting", f"for {self.design.chief} to say which knobs to turn")
+        elif theirs:  # a person's idea in this seat: its edits lie in the worktree until it is run
+            self.say("paused", f"the worktree is a person's until {theirs.id} is run or withdrawn")
         elif unsent and len(busy) < self.design.process.queue_ahead:
             self._submit(unsent[0])
         elif len(busy) >= self.design.process.queue_ahead or self.dry_at == state.last:
@@ -219,6 +226,7 @@ class Researcher(Worker):
         """Trunk with the experiment's knobs into the worktree, committed, and handed in. The lab takes its snapshot
         from there.
         """
+        self.returned()
         self.repo.reset_worktree(self.worktree, self.view.state.trunk, self.agent)
         try:
             changed = write_knobs(self.worktree, self.task, experiment.params)
@@ -248,7 +256,7 @@ class Researcher(Worker):
             self.ask("withdraw", busy[0].experiment, why="skipped by a person at the pane")
 
     def returned(self) -> None:
-        """Commit what the person left, so that the next reset of the worktree keeps it under refs/org/lost."""
+        """Commit what somebody left uncommitted, so that the next reset of the worktree keeps it under refs/org/lost."""
         if self.worktree.is_dir():
             self.repo.commit_worktree(self.worktree, self.agent, "Left by a person", self.task.editable)
 

@@ -88,7 +88,7 @@ def test_every_activation_that_is_offered_works(monkeypatch: pytest.MonkeyPatch,
 def test_muon_orthogonalises(shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     values = torch.linalg.svdvals(optim.orthogonalise(torch.randn(shape)))
-    assert values.min() > 0.6 and values.max() < 1.3
+    assert values.min() > 0.8 and values.max() < 1.17
 
 
 def test_one_step_of_every_group_lowers_the_loss_of_its_batch() -> None:

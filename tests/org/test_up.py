@@ -206,6 +206,41 @@ def test_a_person_in_a_worktree_works_as_its_agent_and_up_there_founds_nothing(o
     assert not (there / ".org").exists()
 
 
+def test_a_persons_idea_in_a_sweeps_seat_is_left_alone_until_it_is_run(org: Org) -> None:
+    org.up("--slots", "2")
+    until(lambda: org.state.experiments, "the sweeps are at work")
+    there = org.home.worktrees / "r1"
+    made = json.loads(org("exp", "propose", "--hypothesis", "mine", "--mechanism", "m", "--json", cwd=there))["experiment"]
+    until(lambda: [one for one in org.status()["agents"] if one["agent"] == "r1" and one["state"] == "paused"], "r1 holds")
+    git(there, "reset", "--hard", "org/trunk")
+    model = there / "toy" / "model.py"
+    model.write_text(model.read_text() + "\n# a person was here\n")
+    count = len(org.state.runs)
+    until(lambda: len(org.state.runs) > count + 3, "the others work on")
+    org("exp", "run", made, cwd=there)
+    assert "a person was here" in org("exp", "diff", made)
+    assert org.state.experiments[made].withdrawn is None
+    mine = [one.id for one in org.state.experiments.values() if one.agent == "r1"]
+    until(lambda: [one for one in org.state.experiments.values() if one.agent == "r1" and one.id not in mine], "r1 goes on")
+
+
+def test_a_letter_to_nobody_is_refused(org: Org) -> None:
+    org.up("--slots", "2", "--design", "solo", "--backend", "shell")
+    assert "nobody here is called 'cheif'" in org("mail", "send", "cheif", "hello", code=2)
+    org("mail", "send", "r1", "hello")
+    assert "hello" in org("mail", "read", cwd=org.home.worktrees / "r1")
+
+
+def test_a_session_keeps_the_design_it_was_founded_with(org: Org, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("name: pair\nabout: x\nagents:\n  - {role: researcher, count: slots, backend: shell}\n")
+    org.up("--slots", "2", "--design", str(mine))
+    assert "up already" in org.up("--design", str(mine))
+    mine.write_text(mine.read_text().replace("about: x", "about: y"))
+    assert "another organisation" in org("up", "--detach", "--design", str(mine), code=2)
+    assert "own source" in org("init", str(Path(__file__).parents[2]), code=2)
+
+
 def test_an_idea_tried_while_a_person_has_the_pane_is_marked_as_assisted(org: Org) -> None:
     org.up("--slots", "2", "--design", "solo", "--backend", "shell")
     there = org.home.worktrees / "r1"

@@ -112,6 +112,4 @@ class Paper:
         self.ledger.append("confirm", {"attempt": 1}, experiment)
         self.verdict(experiment, "improved", effect)
         commit = f"{experiment}.1"
-        body = {"attempt": 1, "from": self.state.trunk, "to": commit}
-        self.ledger.append("promotion", body, experiment)
         self.trunk(commit, experiment, bank)
