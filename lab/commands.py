@@ -76,7 +76,10 @@ def propose(
     ],
     mechanism: Annotated[str, typer.Option(help="Why it should happen.")],
     family: Annotated[str, typer.Option(help="architecture, optimiser, schedule, data, systems, ...")] = "other",
-    direction: Annotated[str, typer.Option(help="improves, or no-change for a simplification; recorded, and judged as an improvement in this version.")] = "improves",
+    direction: Annotated[
+        str,
+        typer.Option(help="improves, or no-change for a simplification (recorded; judged as an improvement so far)."),
+    ] = "improves",
     min_effect: Annotated[
         float | None, typer.Option(help="Smallest effect of interest, in the metric's unit. Default: the task's.")
     ] = None,

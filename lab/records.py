@@ -218,6 +218,12 @@ class State:
         """The commit that the ledger names as trunk; "" before the first."""
         return self.trunks[-1].commit if self.trunks else ""
 
+    @property
+    def split(self) -> str:
+        """The split that verdicts are made on: audit, unless baselines were scored on search alone."""
+        scored = {split for run in self.runs.values() if run.purpose == "bank" for split in run.metric}
+        return "search" if scored == {"search"} else "audit"
+
     def bank(self, commit: str | None = None) -> Bank:
         """Bank of a trunk commit (default: the present trunk)."""
         wanted = commit or self.trunk

@@ -35,7 +35,7 @@ def write_report(home: Home, state: State, task: Task, out: Path | None = None) 
     Raises UserError when they cannot be written.
     """
     folder = out or home.report
-    split = deciding_split(state)
+    split = state.split
     steps = levels(state, split)
     files: dict[str, str | bytes] = {
         "progress.png": plot.progress(state, task, split, steps),
@@ -52,12 +52,6 @@ def write_report(home: Home, state: State, task: Task, out: Path | None = None) 
 
 
 # What the facts say
-
-
-def deciding_split(state: State) -> str:
-    """The split that verdicts are made on: audit once a baseline was scored on it, else search."""
-    scored = any("audit" in run.metric for run in state.runs.values() if run.purpose == "bank")
-    return "audit" if scored or not any(run.metric for run in state.runs.values()) else "search"
 
 
 def levels(state: State, split: str) -> list[Level]:
@@ -130,7 +124,7 @@ def outcome(experiment: Experiment) -> str:
 
 def page(state: State, task: Task) -> str:
     """report.md as text."""
-    split = deciding_split(state)
+    split = state.split
     steps = levels(state, split)
     parts = [f"# {md(task.title)}", "", *_summary(state, task, split, steps), "", "![Progress](progress.png)", ""]
     if not state.runs:

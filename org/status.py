@@ -101,17 +101,11 @@ def _under_way(agent: str, state: State) -> str | None:
     return mine[-1].id if mine else None
 
 
-def deciding_split(state: State) -> str:
-    """The split that verdicts are made on: audit, unless only search was ever scored."""
-    scored = {split for run in state.runs.values() if run.purpose == "bank" for split in run.metric}
-    return "search" if scored == {"search"} else "audit"
-
-
 def staircase(state: State) -> list[dict[str, Any]]:
     """Steps of trunk in order: {experiment, commit, time, value, sigma, n}. `value` is the mean of the step's own
     bank; while that has no run (n 0) it is the step before plus the verdict's effect, or None for the first."""
     steps: list[dict[str, Any]] = []
-    split = deciding_split(state)
+    split = state.split
     for trunk in state.trunks:
         bank = state.bank(trunk.commit)
         value: float | None = _finite(bank.mean(split))
@@ -161,7 +155,7 @@ def standing(state: State) -> dict[str, Any]:
         {"commit": step["commit"], "mean": step["value"] if step["n"] else None, "sigma": step["sigma"], "n": step["n"]}
         for step in (steps[0], steps[-1])
     ] if steps else [None, None]  # fmt: skip
-    return {"split": deciding_split(state), "baseline": banks[0], "bank": banks[1], "best": best, "staircase": steps}
+    return {"split": state.split, "baseline": banks[0], "bank": banks[1], "best": best, "staircase": steps}
 
 
 def progress(home: Home, run: Run, now: float) -> dict[str, Any]:
