@@ -289,18 +289,19 @@ def _signal_name(number: int) -> str:
 
 
 def _preparation(parent: int, cpus: list[int], fence: Fence | None) -> Callable[[], None]:
-    """What the child does between fork and exec: die with the parent, no core file, its cores, its fence."""
+    """What the child does between fork and exec: its cores, its fence, die with the parent, no core file."""
 
     def prepare() -> None:
+        if cpus and hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, cpus)
+        if fence is not None:
+            fence.enter()
+        # After the fence: a change of credentials clears the signal.
         if _LIBC is not None:
             _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
             if os.getppid() != parent:  # the parent died before the signal was set
                 os._exit(1)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        if cpus and hasattr(os, "sched_setaffinity"):
-            os.sched_setaffinity(0, cpus)
-        if fence is not None:
-            fence.enter()
 
     return prepare
 

@@ -1,4 +1,4 @@
-"""A fence round code that is not ours: where it may write, what it may read. Linux Landlock, no privileges needed.
+"""A fence round code that is not ours: where it may write, what it may read, no TCP. Linux Landlock, without privileges.
 
 The runner puts it round training and round the scorer; the scorer starts the model host, which runs the experiment's
 code, through a narrower one of its own: this file run as a script (`prefix`), so it imports nothing but the standard
@@ -29,7 +29,12 @@ _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 _REMOVE_DIR, _REMOVE_FILE, _MAKE_CHAR, _MAKE_DIR, _MAKE_REG = 1 << 4, 1 << 5, 1 << 6, 1 << 7, 1 << 8
 _MAKE_SOCK, _MAKE_FIFO, _MAKE_BLOCK, _MAKE_SYM = 1 << 9, 1 << 10, 1 << 11, 1 << 12
 _REFER, _TRUNCATE = 1 << 13, 1 << 14
+_BIND_TCP, _CONNECT_TCP = 1 << 0, 1 << 1
 _SCOPE_ABSTRACT_UNIX_SOCKET, _SCOPE_SIGNAL = 1 << 0, 1 << 1
+_CLONE_NEWNS, _CLONE_NEWIPC, _CLONE_NEWUSER = 0x00020000, 0x08000000, 0x10000000
+_MS_NOSUID, _MS_NODEV, _MS_REC, _MS_PRIVATE = 1 << 1, 1 << 2, 1 << 14, 1 << 18
+_SHARED_MEMORY = Path("/dev/shm")
+_SHARED_MEMORY_BYTES = 2 << 30
 
 _READ = _EXECUTE | _READ_FILE | _READ_DIR
 _MAKE = _MAKE_CHAR | _MAKE_DIR | _MAKE_REG | _MAKE_SOCK | _MAKE_FIFO | _MAKE_BLOCK | _MAKE_SYM
@@ -42,7 +47,7 @@ _GPU_DEVICES = ("nvidia*", "dri", "kfd", "dxg")
 _SYSTEM = (
     "/usr", "/lib", "/lib32", "/lib64", "/bin", "/sbin", "/opt", "/nix/store", "/run/opengl-driver",
     "/home/linuxbrew/.linuxbrew", "/etc/ld.so.cache", "/etc/localtime", "/etc/passwd", "/etc/group",
-    "/etc/nsswitch.conf", "/proc", "/sys",
+    "/etc/hosts", "/etc/nsswitch.conf", "/proc", "/sys",
 )  # fmt: skip
 """Where programs, shared libraries and what the kernel tells of the machine lie."""
 
@@ -69,19 +74,25 @@ class Fence:
         readable: Iterable[Path] = (Path("/"),),
         hidden: Iterable[Path] = (),
         gpu: bool = False,
+        apart: bool = False,
     ) -> None:
         """Writing only below `writable` (and devices), reading there and below `readable`, but not below `hidden`.
 
         The deeper of two names decides: what is readable inside a hidden folder is open. With `gpu` its devices are
-        open and files in /proc may be written: CUDA does not start otherwise (cuInit fails with 304). Where there is
-        no Landlock the fence does nothing. Raises OSError when the kernel has it but refuses.
+        open and files in /proc may be written: CUDA does not start otherwise (cuInit fails with 304). `apart` gives a
+        /dev/shm (with `gpu`) and System V segments of its own, that end with it; where the kernel does not grant these
+        /dev/shm stays closed. Where there is no Landlock the fence does nothing. Raises OSError when the kernel has it
+        but refuses.
         """
         self._ruleset = -1
+        self._apart, self._shared_memory = apart, apart and gpu
         if not ABI:
             return
         write = _WRITE | (_REFER if ABI >= 2 else 0) | (_TRUNCATE if ABI >= 3 else 0)
         scopes = _SCOPE_ABSTRACT_UNIX_SOCKET | _SCOPE_SIGNAL
-        attributes = struct.pack("=QQQ", write | _READ, 0, scopes)[: 8 if ABI < 4 else 16 if ABI < 6 else 24]
+        # No port is allowed: training on several GPUs (torch.distributed) will need a rule for its own on the loopback.
+        network = _BIND_TCP | _CONNECT_TCP
+        attributes = struct.pack("=QQQ", write | _READ, network, scopes)[: 8 if ABI < 4 else 16 if ABI < 6 else 24]
         self._ruleset = _syscall(_CREATE_RULESET, attributes, len(attributes), 0)
         try:
             closed = {place.resolve() for place in hidden} - {Path("/")}  # the home of some users
@@ -114,6 +125,8 @@ class Fence:
         """Fence this process and all it will start, for good. Raises OSError."""
         if self._ruleset >= 0:
             assert _LIBC is not None
+            if self._apart and _part(self._shared_memory) and self._shared_memory:
+                self._allow(_SHARED_MEMORY, _READ | _WRITE | (_TRUNCATE if ABI >= 3 else 0))
             for number in _CAPABILITIES:  # refused to everybody but root, who alone has them
                 _LIBC.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0)
             if _LIBC.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
@@ -129,14 +142,16 @@ class Fence:
 def interpreter() -> list[Path]:
     """Folders that this Python needs, wherever they lie: a virtual environment may well be in a hidden folder.
 
-    Of a source checkout that is installed for editing only the packages: sessions may be kept in it. They are needed,
-    since `pickle` looks for a module `org.python`, with which it means Jython's, and stumbles when ours is closed.
+    Not what .pth files add to its path: sources of other projects, in which an agent may keep something. Of a source
+    checkout of ours that is installed for editing only the packages: sessions may be kept in it. They are needed, since
+    `pickle` looks for a module `org.python`, with which it means Jython's, and stumbles when ours is closed.
     """
+    prefixes = [sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix]
+    packages = [place for place in sys.path if Path(place).name in ("site-packages", "dist-packages")]
     libraries = os.environ.get("LD_LIBRARY_PATH", "").split(":")
-    places = [Path(place) for place in dict.fromkeys([sys.prefix, sys.base_prefix, *sys.path, *libraries]) if place]
+    places = [Path(place) for place in dict.fromkeys([*prefixes, *packages, *libraries]) if Path(place).is_absolute()]
     ours = Path(__file__).resolve().parents[1]
-    if not any(ours.is_relative_to(Path(place).resolve()) for place in (sys.prefix, sys.base_prefix)):
-        places = [place for place in places if place.resolve() != ours]
+    if not any(ours.is_relative_to(place.resolve()) for place in places):
         places += sorted(package.parent for package in ours.glob("*/__init__.py"))
     return places
 
@@ -181,6 +196,46 @@ def _open_places(hidden: set[Path], folder: Path = Path("/")) -> Iterator[Path]:
             yield from _open_places(below, entry)
         else:
             yield entry
+
+
+def _part(shared_memory: bool) -> bool:
+    """Leave the others' System V segments and, if asked, their /dev/shm, for empty ones. False where that is refused.
+
+    Between fork and exec, before the fence is closed. Needs to be root, or a kernel that gives users namespaces.
+    """
+    assert _LIBC is not None
+    spaces = _CLONE_NEWIPC | (_CLONE_NEWNS if shared_memory else 0)
+    if _LIBC.unshare(spaces) and not _part_as_user(spaces):
+        return False
+    if not shared_memory:
+        return True
+    options = f"size={_SHARED_MEMORY_BYTES},mode=1777".encode()
+    place = bytes(_SHARED_MEMORY)
+    return bool(
+        _LIBC.mount(None, b"/", None, ctypes.c_ulong(_MS_REC | _MS_PRIVATE), None) == 0
+        and _LIBC.mount(b"tmpfs", place, b"tmpfs", ctypes.c_ulong(_MS_NOSUID | _MS_NODEV), options) == 0
+    )
+
+
+def _part_as_user(spaces: int) -> bool:
+    """The same by a user namespace, in which this process stays who it is. A fork tries it: there is no way back."""
+    probe = os.fork()
+    if not probe:
+        try:
+            os._exit(0 if _enter_as_user(spaces) else 1)
+        finally:
+            os._exit(1)
+    return os.waitpid(probe, 0)[1] == 0 and _enter_as_user(spaces)
+
+
+def _enter_as_user(spaces: int) -> bool:
+    assert _LIBC is not None
+    user, group, own = os.geteuid(), os.getegid(), Path("/proc/self")
+    if _LIBC.unshare(_CLONE_NEWUSER | spaces):
+        return False
+    for name, text in (("setgroups", "deny"), ("uid_map", f"{user} {user} 1"), ("gid_map", f"{group} {group} 1")):
+        (own / name).write_text(text)
+    return True
 
 
 def _syscall(*arguments: object) -> int:

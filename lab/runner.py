@@ -146,14 +146,15 @@ class Run:
                 fence.close()
 
     def _training_fence(self, checkout: Path) -> Fence:
-        """Training writes into its own folders and reads neither repository (targets) nor the user's home (keys)."""
-        readable = [Path("/"), *interpreter(), self.folder / "scale.json"]
+        """Training writes into its own folders and reads, besides, the machine's programs and the interpreter: neither
+        targets nor keys, and nothing that was trained before and kept in a corner that agents can write to."""
+        readable = [*system(), *interpreter(), self.folder / "scale.json"]
         if not self.task.feed or any("{data}" in word for word in self.task.train):
             readable.append(self.spec.data)
         own = [checkout, *(self.folder / name for name in ("out", "home", "tmp"))]
         for place in own:
             place.mkdir(exist_ok=True)
-        return Fence([*own, Path("/dev/shm")], readable, [self.spec.repo, _user()], gpu=bool(self.spec.slot.cuda))
+        return Fence(own, readable, [self.spec.repo, _user()], gpu=bool(self.spec.slot.cuda), apart=True)
 
     def _host_fence(self, folder: Path, checkout: Path) -> list[str]:
         """What the scorer puts before its model host: it reads its code and the checkpoint, and neither targets nor
@@ -245,7 +246,7 @@ class Run:
         words = self._words(folder)
         words |= {"checkout": str(checkout), "splits": ",".join(self.spec.splits), "result": str(result)}
         command = stages.fill(self.task.score, words)
-        fence = Fence([folder], gpu=bool(self.spec.slot.cuda))
+        fence = Fence([folder], gpu=bool(self.spec.slot.cuda), apart=True)  # and so the host, which is below it
         more = {"HOST_FENCE": json.dumps(self._host_fence(folder, checkout))}
         self.scorer = scorer = self._start(command, protected, folder, "score.log", fence=fence, more=more)
         limit = self.task.scale.score_seconds

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+import sys
+import tempfile
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -65,6 +70,109 @@ print('looked')
     (user / "credentials").write_text("hush")
     assert one.run(env=SECRETS)["status"] == "ok"
     assert "looked" in one.log() and "FOUND" not in one.log()
+
+
+RESUME = """
+import json
+from pathlib import Path
+for name in PLACES:
+    try:
+        print('RESUMED', name, len(Path(name).read_bytes()))
+    except OSError as error:
+        print('nothing', name, error.strerror)
+    try:
+        Path(name).write_text('weights')
+        print('LEFT', name)
+    except OSError:
+        print('refused', name)
+"""
+"""What takes over the weights of an earlier run, and leaves some for the next."""
+CUDA = {"index": 0, "device": "cuda", "cpus": None, "cuda": "0"}
+
+
+@fenced_only
+@pytest.mark.parametrize("slot", [CUDA, {**CUDA, "device": "cpu", "cuda": ""}], ids=["cuda", "cpu"])
+def test_training_resumes_from_nothing_that_an_earlier_run_left_in_shared_memory(
+    bench: Make, slot: dict[str, object]
+) -> None:
+    place = Path("/dev/shm", f"orgctl-test-{uuid.uuid4().hex}")
+    one = bench(committed={"toy/train.py": first(f"PLACES = [{str(place)!r}]" + RESUME)})
+    try:
+        for purpose in ("nominate", "confirm"):
+            assert one.run(purpose=purpose, slot=slot)["status"] == "ok"
+            assert "RESUMED" not in one.log() and f"nothing {place}" in one.log()
+            assert slot["cuda"] or f"refused {place}" in one.log()
+        assert not place.exists()
+    finally:
+        place.unlink(missing_ok=True)
+
+
+@fenced_only
+def test_training_on_a_gpu_does_not_read_the_shared_memory_of_others(bench: Make) -> None:
+    place = Path("/dev/shm", f"orgctl-test-{uuid.uuid4().hex}")
+    one = bench(committed={"toy/train.py": first(f"PLACES = [{str(place)!r}]" + RESUME)})
+    place.write_text("pretrained")
+    try:
+        assert one.run(slot=CUDA)["status"] == "ok"
+        assert "RESUMED" not in one.log() and place.read_text() == "pretrained"
+    finally:
+        place.unlink(missing_ok=True)
+
+
+SEGMENT = """
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+print('RESUMED' if libc.shmget(KEY, 4096, 0o600) >= 0 else 'nothing there')
+print('LEFT' if libc.shmget(KEY, 4096, 0o1600) >= 0 else 'refused')
+"""
+
+
+@fenced_only
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="others need not be allowed a namespace")
+def test_training_resumes_from_no_system_v_segment_of_an_earlier_run(bench: Make) -> None:
+    key = uuid.uuid4().int & 0x7FFFFFFF
+    one = bench(committed={"toy/train.py": first(f"KEY = {key}" + SEGMENT)})
+    for _ in range(2):
+        assert one.run()["status"] == "ok" and "nothing there" in one.log() and "RESUMED" not in one.log()
+
+
+@fenced_only
+def test_training_loads_nothing_that_an_agent_has_kept_outside_of_its_commit(bench: Make, tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory() as tmp, tempfile.TemporaryDirectory(dir="/var/tmp") as var:
+        neighbour = tmp_path / "neighbour"
+        neighbour.mkdir()
+        places = [Path(folder, "weights.pt") for folder in (tmp, var, neighbour)]
+        for place in places:
+            place.write_text("pretrained")
+        one = bench(committed={"toy/train.py": first(f"PLACES = {[*map(str, places)]}" + RESUME)})
+        assert one.run()["status"] == "ok"
+        assert one.log().count("nothing /") == 3 and "RESUMED" not in one.log() and "LEFT" not in one.log()
+        assert one.run(fenced=False)["status"] == "ok" and one.log().count("RESUMED") == 3  # the attack works
+
+
+@pytest.mark.skipif(ABI < 4, reason="this kernel's Landlock knows no network")
+@pytest.mark.parametrize("who", ["training", "host"])
+def test_neither_training_nor_a_hosted_model_reaches_the_network_by_tcp(bench: Make, who: str) -> None:
+    call = """
+import errno, socket
+said = []
+for attempt in (lambda: socket.create_connection(('127.0.0.1', PORT), 5), lambda: socket.create_server(('127.0.0.1', 0))):
+    try:
+        attempt().close()
+        said.append('open')
+    except OSError as error:
+        said.append(errno.errorcode[error.errno])
+"""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        code = f"PORT = {server.getsockname()[1]}" + call
+        if who == "training":
+            one = bench(committed={"toy/train.py": first(code + "print('SAID', *said)")})
+            one.run()
+            assert "SAID EACCES EACCES" in one.log()
+        else:
+            end = "import sys\nif 'toy.train' not in sys.orig_argv: raise RuntimeError(f'SAID {said}')"
+            result = bench(committed=model(code + end)).run()
+            assert result["reason"].endswith("SAID ['EACCES', 'EACCES']")
 
 
 @pytest.mark.slow
