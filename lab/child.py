@@ -145,7 +145,7 @@ class Child:
 
         So a daemonised grandchild counts too.
         """
-        total = sum(_resident(pid) for pid in _below(os.getpid(), set(spare)))
+        total = sum(_resident(pid) for pid in below(os.getpid(), set(spare)))
         self._peak = max(self._peak, total)
         return total
 
@@ -207,6 +207,21 @@ def kill_descendants(spare: Iterable[int] = ()) -> None:
         time.sleep(0.005)
 
 
+def below(pid: int, spare: set[int]) -> list[int]:
+    """Pids below a process, without `spare` and what is below those. By the kernel's lists of children: looking through
+    all processes of the machine costs milliseconds, several times a second."""
+    found: list[int] = []
+    try:
+        threads = list(Path(f"/proc/{pid}/task").iterdir())
+        children = [int(word) for thread in threads for word in (thread / "children").read_text().split()]
+    except OSError:  # gone, or a kernel without these lists
+        children = _children(pid)
+    for child in children:
+        if child not in spare:
+            found += [child, *below(child, spare)]
+    return found
+
+
 def log_tail(log: Path, characters: int = LOG_TAIL_CHARACTERS) -> str:
     """The last characters of a log, with terminal escapes and control characters taken out. "" when there is none."""
     try:
@@ -241,21 +256,6 @@ def _reap_orphan(process: psutil.Process) -> None:
     with contextlib.suppress(psutil.Error, ChildProcessError):
         if process.ppid() == os.getpid() and process.pid not in _stages:
             os.waitpid(process.pid, os.WNOHANG)
-
-
-def _below(pid: int, spare: set[int]) -> list[int]:
-    """Pids below a process, without `spare` and what is below those. By the kernel's lists of children: looking through
-    all processes of the machine costs milliseconds, several times a second."""
-    found: list[int] = []
-    try:
-        threads = list(Path(f"/proc/{pid}/task").iterdir())
-        children = [int(word) for thread in threads for word in (thread / "children").read_text().split()]
-    except OSError:  # gone, or a kernel without these lists
-        children = _children(pid)
-    for child in children:
-        if child not in spare:
-            found += [child, *_below(child, spare)]
-    return found
 
 
 def _children(pid: int) -> list[int]:

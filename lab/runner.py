@@ -28,6 +28,7 @@ from typing import Any
 from lab import child as stages
 from lab.account import account, device_name
 from lab.child import Child
+from lab.disk import taken
 from lab.errors import UserError
 from lab.fence import Fence, describe, interpreter, prefix, system
 from lab.files import read_json, write_json
@@ -37,7 +38,9 @@ from worktrees.repo import GitError, Repo
 
 POLL_SECONDS = 0.1
 LOOK_SECONDS = 0.5
-"""How often memory, counts and forged files are looked at."""
+"""How often memory, disk, counts and forged files are looked at."""
+DISK_GIB = 2.0
+"""What training, and the model host after it, may write into all their folders together."""
 EARLY_SECONDS, HASTE = 5.0, 5
 """At first, when memory grows fastest and short runs end, both happen five times as often."""
 FEEDER_SECONDS = 10.0
@@ -145,13 +148,17 @@ class Run:
             if fence:
                 fence.close()
 
-    def _training_fence(self, checkout: Path) -> Fence:
+    def _own(self) -> list[Path]:
+        """The folders into which training may write."""
+        return [self.folder / name for name in ("checkout", "out", "home", "tmp")]
+
+    def _training_fence(self) -> Fence:
         """Training writes into its own folders and reads, besides, the machine's programs and the interpreter: neither
         targets nor keys, and nothing that was trained before and kept in a corner that agents can write to."""
         readable = [*system(), *interpreter(), self.folder / "scale.json"]
         if not self.task.feed or any("{data}" in word for word in self.task.train):
             readable.append(self.spec.data)
-        own = [checkout, *(self.folder / name for name in ("out", "home", "tmp"))]
+        own = self._own()
         for place in own:
             place.mkdir(exist_ok=True)
         return Fence(own, readable, [self.spec.repo, _user()], gpu=bool(self.spec.slot.cuda), apart=True)
@@ -183,7 +190,7 @@ class Run:
             ours.close()
             fds = (theirs.fileno(),) if feeder else ()
             command = stages.fill(self.task.train, words)
-            fence = self._training_fence(checkout)
+            fence = self._training_fence()
             self.train = self._start(command, checkout, self.folder, "stdout.log", fds, fence)
             try:
                 self._watch(self.train, feeder)
@@ -195,6 +202,7 @@ class Run:
                 theirs.close()  # only now can the feeder see the end, unless training shut the connection down itself
                 if feeder:
                     self._finish(feeder)
+        self._look_at_disk(self._own())
         if self.train.returncode != 0:
             reason = self.train.why()
             if feeder and feeder.returncode != 0:
@@ -208,7 +216,7 @@ class Run:
 
     def _watch(self, train: Child, feeder: Child | None) -> None:
         """Wait for training to end; raises Stopped when it must not go on."""
-        limit = int(self.task.scale.memory_gib * 2**30)
+        spare = [feeder.pid] if feeder else []
         looked = 0.0
         while train.poll() is None:
             self._stop_if_told()
@@ -218,10 +226,8 @@ class Run:
                 raise Stopped("crashed", f"the feeder: {feeder.why()}", feeder.log)
             haste = HASTE if train.seconds < EARLY_SECONDS else 1
             if time.monotonic() - looked >= LOOK_SECONDS / haste:
-                used = train.memory(spare=[feeder.pid] if feeder else [])
-                if used > limit:
-                    gib = self.task.scale.memory_gib
-                    raise Stopped("crashed", f"out of memory: used {used / 2**30:.2f} GiB of {gib:g}")
+                self._look_at_memory(train, spare)
+                self._look_at_disk(self._own(), spare)
                 self._look_for_forgery()
                 self._read_counts()
                 looked = time.monotonic()
@@ -250,10 +256,15 @@ class Run:
         more = {"HOST_FENCE": json.dumps(self._host_fence(folder, checkout))}
         self.scorer = scorer = self._start(command, protected, folder, "score.log", fence=fence, more=more)
         limit = self.task.scale.score_seconds
+        looked = 0.0
         while scorer.poll() is None:
             self._stop_if_told()
             if scorer.seconds > limit:
                 raise Stopped("timeout", f"scoring ran over its limit of {limit:g} s", scorer.log)
+            if time.monotonic() - looked >= LOOK_SECONDS / HASTE:
+                self._look_at_memory(scorer)
+                self._look_at_disk([folder])
+                looked = time.monotonic()
             time.sleep(POLL_SECONDS / HASTE)
         self.score = read_json(result)
         stages.kill_descendants()
@@ -309,6 +320,19 @@ class Run:
             write_json(mirror, self.counts)
         self._mirror = _written(mirror)
 
+    def _look_at_memory(self, stage: Child, spare: list[int] | None = None) -> None:
+        """Raises Stopped when what runs, but the feeder (`spare`), has more resident memory than the scale allows."""
+        used, gib = stage.memory(spare or []), self.task.scale.memory_gib
+        if used > gib * 2**30:
+            status, when = ("crashed", "") if stage is self.train else ("invalid", " while scoring")
+            raise Stopped(status, f"out of memory{when}: used {used / 2**30:.2f} GiB of {gib:g}", stage.log)
+
+    def _look_at_disk(self, places: list[Path], spare: list[int] | None = None) -> None:
+        """Raises Stopped when more than DISK_GIB has been written below `places`, or is held open by what runs."""
+        written = taken(places, stages.below(os.getpid(), set(spare or [])), int(DISK_GIB * 2**30))
+        if written > DISK_GIB * 2**30:
+            raise Stopped("invalid", f"the disk fills: {written / 2**30:.2f} GiB written, of {DISK_GIB:g} allowed")
+
     def _look_for_forgery(self) -> None:
         """Training may not write what only the laboratory writes. Raises Stopped when it did."""
         for name in ("result.json", "score.json"):
@@ -337,9 +361,9 @@ class Run:
             "log_tail": stages.log_tail(log), "started": self.started, "ended": ended,
         }
 
-    def tidy(self) -> None:
-        """Keep logs and JSON, and of banks and confirmations the checkpoint."""
-        keep = {"out"} if self.spec.keeps_checkpoint else set()
+    def tidy(self, status: str) -> None:
+        """Keep logs and JSON, and of banks and confirmations that are ok the checkpoint."""
+        keep = {"out"} if self.spec.keeps_checkpoint and status == "ok" else set()
         for path in self.folder.iterdir():
             if path.is_symlink() or (path.is_dir() and path.name not in keep):
                 with contextlib.suppress(OSError):
@@ -398,7 +422,7 @@ def main(arguments: list[str]) -> int:
         signal.signal(number, run.stop)
     result = run.execute()
     try:
-        run.tidy()
+        run.tidy(result["status"])
         write_json(folder / "result.json", result)
     except OSError as error:
         where = f"{folder}/result.json"

@@ -178,6 +178,40 @@ def test_memory_over_the_limit_ends_the_run_and_is_named(bench: Make) -> None:
     assert one.left() == []
 
 
+def test_memory_over_the_limit_while_scoring_is_invalid_and_named(bench: Make) -> None:
+    eat = "import sys, time\nif 'toy.train' not in sys.orig_argv:\n    block = b'x' * 300_000_000\n    " + SLEEP
+    one = bench(committed={"toy/model.py": first(eat, "toy/model.py")}, scale={"memory_gib": 0.2})
+    result = one.run()
+    assert result["status"] == "invalid"
+    assert result["reason"].startswith("out of memory while scoring: used 0.") and result["reason"].endswith("GiB of 0.2")
+    assert one.left() == []
+
+
+IN_TMP = "hold = open(os.environ['TMPDIR'] + '/full', 'wb')"
+IN_OUT = "hold = open(sys.argv[sys.argv.index('--out') + 1] + '/full', 'wb')"
+DELETED = "hold = open('full', 'wb'); os.unlink('full')"
+
+
+@pytest.mark.parametrize("fill", [IN_TMP, IN_OUT, DELETED, f"{IN_TMP}; ends = True", f"{IN_OUT}; ends = True"])
+def test_a_run_that_fills_the_disk_is_invalid_and_what_it_wrote_is_freed(bench: Make, fill: str) -> None:
+    then = "sys.exit(0)" if "ends" in fill else "time.sleep(60)"
+    code = f"import os, sys, time\n{fill}\nos.posix_fallocate(hold.fileno(), 0, 5 << 29)\n{then}"
+    one = bench(committed={"toy/train.py": first(code)})
+    result = one.run(purpose="bank")
+    assert result["status"] == "invalid"
+    assert result["reason"].startswith("the disk fills: 2.") and result["reason"].endswith("GiB written, of 2 allowed")
+    assert one.left() == [] and sum(path.stat().st_size for path in one.folder.rglob("*")) < 1e6
+
+
+def test_a_hosted_model_that_fills_the_disk_is_invalid_and_what_it_wrote_is_freed(bench: Make) -> None:
+    code = f"import os, sys, time\nif 'toy.train' not in sys.orig_argv:\n    {IN_TMP}"
+    code += "\n    os.posix_fallocate(hold.fileno(), 0, 5 << 29)\n    time.sleep(60)"
+    one = bench(committed={"toy/model.py": first(code, "toy/model.py")}, scale={"score_seconds": 10})
+    result = one.run()
+    assert (result["status"], result["reason"][:18]) == ("invalid", "the disk fills: 2.")
+    assert one.left() == [] and sum(path.stat().st_size for path in one.folder.rglob("*")) < 1e6
+
+
 def test_a_feeder_that_fails_is_blamed_by_name(bench: Make) -> None:
     result = bench(pinned={"toy/feed.py": "raise RuntimeError('no data')"}).run()
     assert result["status"] == "crashed"
