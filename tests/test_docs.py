@@ -36,8 +36,11 @@ def test_a_link_leads_somewhere(page: str, target: str, folder: Path) -> None:
 @pytest.mark.parametrize(("page", "line"), COMMANDS)
 def test_a_documented_command_exists_with_its_options(page: str, line: str) -> None:
     shown = line.replace("[--json]", "--json").replace("[--keep-runs]", "--keep-runs").replace("...", "words")
-    if shlex.split(shown)[1:2] not in ([], ["exp"]) or len(shlex.split(shown)) > 2:
+    try:
         parse(shown)
+    except Exception as error:  # a command that is named in a sentence, not called, may lack its arguments
+        if type(error).__name__ != "MissingParameter" or len(shlex.split(shown)) > 3:
+            raise
 
 
 def test_the_readme_begins_with_the_two_commands() -> None:
