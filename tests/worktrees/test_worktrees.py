@@ -225,7 +225,8 @@ def test_a_reset_ends_a_merge_under_way(repo: Repo, worktree: Path, git: Git) ->
     git(worktree, "checkout", "-q", "org/main/r1")
     (worktree / "nanochat/optim.py").write_text("LR = 2\n")
     git(worktree, "commit", "-qam", "mine")
-    subprocess.run(["git", "-C", str(worktree), "merge", "side"], capture_output=True)
+    identity = ["-c", "user.name=somebody", "-c", "user.email=somebody@example.invalid"]
+    subprocess.run(["git", "-C", str(worktree), *identity, "merge", "side"], capture_output=True)
     assert git(worktree, "status", "--porcelain") == "UU nanochat/optim.py"
     repo.reset_worktree(worktree, start, "r1")
     assert git(worktree, "status", "--porcelain") == ""
