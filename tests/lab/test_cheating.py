@@ -19,6 +19,8 @@ from lab.overlay import lay_protected
 from tasks.spec import folder, load, workspace_files
 from tests.lab.conftest import Bench, first
 
+pytestmark = pytest.mark.slow  # whole runs, most of a second each
+
 Make = Callable[..., Bench]
 fenced_only = pytest.mark.skipif(not ABI, reason="this kernel has no Landlock")
 SECRETS = {

@@ -22,6 +22,8 @@ from lab.runspec import RunSpec
 from tests.conftest import until
 from tests.lab.conftest import Bench, first
 
+pytestmark = pytest.mark.slow  # whole runs, most of a second each
+
 Make = Callable[..., Bench]
 SLEEP = "import time; time.sleep(60)"
 
