@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 help:
 	@echo 'make up          start a research organisation in ./$(DIR) (ARGS="--for 10m", DIR=elsewhere)'
 	@echo 'make test        linters, types, import contracts and all tests'
-	@echo 'make test-fast   the tests that take no longer than two seconds each'
+	@echo 'make test-fast   the tests without whole runs and organisations, under a minute'
 	@echo 'make lint        linters, types and import contracts only'
 	@echo 'make clean       remove $(VENV) and caches; ./$(DIR) stays'
 
