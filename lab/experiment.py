@@ -124,12 +124,12 @@ def bank_ready(state: State, commit: str, policy: Policy) -> Bank | None:
 def _judge(state: State, task: Task, policy: Policy, experiment: Experiment, attempt: Attempt) -> list[Step]:
     """Steps of an attempt that has no verdict yet."""
     bank = bank_ready(state, attempt.parent, policy)
-    ordered = attempt.confirm_ordered or attempt.number > 1  # a later attempt is a confirmed idea on its way to a new trunk
     if bank is None and attempt.parent != state.trunk:  # the environment changed: that old trunk gets no bank any more
-        return [Rebase(experiment.id) if ordered else _undecided(experiment, attempt, "its parent's bank is out of date")]
-    if attempt.nomination is None and not ordered:
+        late = "its parent's bank is out of date"
+        return [Rebase(experiment.id) if attempt.confirm_ordered else _undecided(experiment, attempt, late)]
+    if attempt.nomination is None and not attempt.confirm_ordered:
         return _nominate(bank, task, experiment, attempt)
-    if not ordered:
+    if not attempt.confirm_ordered:
         return [Write("confirm", experiment.id, {"attempt": attempt.number})] if policy.confirmation == "auto" else []
     if attempt.parent != state.trunk and not experiment.runs_for("confirm"):
         return [Rebase(experiment.id)]

@@ -216,8 +216,8 @@ class Laboratory:
         elif isinstance(step, Promote):
             self._promote(self.state.experiments[step.experiment], "lab")
 
-    def _queue(self, wanted: Queue) -> str:
-        """Queue one run on a seed that nothing was run on before; returns its id."""
+    def _queue(self, wanted: Queue) -> None:
+        """Queue one run on a seed that nothing was run on before."""
         budget = self.task.scale.budget.times(wanted.budget_factor)
         body = {
             "experiment": wanted.experiment,
@@ -231,9 +231,8 @@ class Laboratory:
             "home_slot": self.home_slots.get(wanted.agent),
             "assisted": wanted.agent in self.state.taken_over,
         }
-        fact = self.ledger.append_new("run", "R", body)
+        self.ledger.append_new("run", "R", body)
         self.refresh()
-        return fact.subject
 
     def _rebase(self, experiment: Experiment) -> None:
         attempt = experiment.attempts[-1]
@@ -262,7 +261,6 @@ class Laboratory:
             self._write("verdict", experiment.id, body)
             return
         self._attempt(experiment, number, snapshot)
-        self._write("confirm", experiment.id, {"attempt": number})
 
     def _promote(self, experiment: Experiment, actor: str) -> str:
         """Trunk becomes the attempt's commit (its parent is trunk). The ledger names it first, then the ref follows."""

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import psutil
 
+from lab.files import read_json
+
 
 @dataclass(frozen=True)
 class Identity:
@@ -26,6 +28,15 @@ class Identity:
         """Identity of a living process, else None."""
         found = _look(pid)
         return cls(pid, found[0]) if found else None
+
+    @classmethod
+    def recorded(cls, path: Path) -> Identity | None:
+        """The identity that a JSON file names as {pid, started}, alive or not; None where it names none."""
+        found = read_json(path) or {}
+        try:
+            return cls(int(found["pid"]), float(found["started"]))
+        except (KeyError, TypeError, ValueError):
+            return None
 
     def alive(self) -> bool:
         """Is that very process still running (a zombie is not)?"""

@@ -287,7 +287,8 @@ class State:
     def _experiment(experiment: Experiment, fact: Fact) -> None:
         body = fact.body
         if fact.kind == "attempt":
-            experiment.attempts.append(Attempt(**body))
+            # A later attempt is a confirmed idea on its way to a new trunk: nobody has to order that again.
+            experiment.attempts.append(Attempt(**body, confirm_ordered=body["number"] > 1))
         elif fact.kind == "withdrawn":
             experiment.withdrawn = body["why"]
         elif fact.kind in ("nomination", "confirm", "verdict"):

@@ -100,7 +100,7 @@ class Runs:
         )
 
     def reap(self) -> None:
-        """Write down the results of runs that ended; a run whose runner vanished without one has crashed."""
+        """Write down the results of runs that ended; a run whose runner vanished without one is lost."""
         for run in list(self.state.runs.values()):
             if run.status == "queued" and (why := self._needless(run)):
                 self._result(run, {"status": "killed", "reason": why})

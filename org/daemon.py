@@ -6,7 +6,6 @@ Runs as `python -I -m org.daemon ROOT COLUMNS ROWS`. A plain SIGTERM makes it le
 from __future__ import annotations
 
 import argparse
-import contextlib
 import logging
 import signal
 import subprocess
@@ -18,7 +17,6 @@ from types import FrameType
 from filelock import FileLock, Timeout
 
 from lab.errors import UserError
-from lab.files import read_json
 from lab.home import Home
 from lab.process import Identity
 from lab.requests import ask, waiting
@@ -31,13 +29,8 @@ STOP_SECONDS = 45.0
 
 def alive(home: Home) -> Identity | None:
     """The controller that serves this home, if one does."""
-    found = read_json(home.controller)
-    if not found:
-        return None
-    with contextlib.suppress(KeyError, TypeError, ValueError):
-        identity = Identity(int(found["pid"]), float(found["started"]))
-        return identity if identity.alive() else None
-    return None
+    identity = Identity.recorded(home.controller)
+    return identity if identity and identity.alive() else None
 
 
 def start(home: Home, size: tuple[int, int], seconds: float = 30) -> Identity:

@@ -206,11 +206,9 @@ def agents(home: Home, grid: Grid | None, state: State, now: float) -> list[dict
 
 def controller(home: Home, now: float) -> dict[str, Any]:
     """{alive, pid, heartbeat_age (seconds)} of the controller that serves this home."""
-    found = read_json(home.controller) or {}
-    try:
-        identity = Identity(int(found["pid"]), float(found["started"]))
-        beat = float(found["heartbeat"])
-    except (KeyError, TypeError, ValueError):
+    identity = Identity.recorded(home.controller)
+    beat = (read_json(home.controller) or {}).get("heartbeat")
+    if identity is None or not isinstance(beat, int | float):
         return {"alive": False, "pid": None, "heartbeat_age": None}
     return {"alive": identity.alive(), "pid": identity.pid, "heartbeat_age": max(0.0, now - beat)}
 

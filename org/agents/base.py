@@ -18,8 +18,6 @@ from lab.home import Home
 
 BACKENDS = ("sweep", "shell")
 """Modules of this package that hold a `BACKEND`."""
-STATES = ("starting", "working", "waiting", "idle", "paused", "taken_over", "stopped")
-"""What an agent may say of itself; dead, failed and unknown are derived by looking."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +90,11 @@ def seat_env(seat: Seat) -> dict[str, str]:
 
 
 def write_event(home: Home, agent: str, state: str, text: str = "") -> None:
-    """Append one hook event: the agent's state from now on, and a line for people. One O_APPEND write: lines never mix."""
+    """Append one hook event: the agent's state from now on, and a line for people. One O_APPEND write: lines never mix.
+
+    `state` is one of starting, working, waiting, idle, paused, taken_over, stopped; dead, failed and unknown are derived by
+    looking (`org.status`).
+    """
     path = home.agents / agent / "events.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     line = json.dumps({"time": time.time(), "state": state, "text": text[:2000], "pid": os.getpid()}) + "\n"

@@ -27,7 +27,7 @@ from lab.errors import UserError
 from lab.home import Home
 from lab.process import Identity
 from org import screenlog
-from org.grid import Grid, PaneSpec, tmux_version
+from org.grid import Grid, PaneSpec, PaneState, tmux_version
 from tests.conftest import until
 
 WAIT = ["sleep", "1000"]
@@ -123,12 +123,22 @@ def test_doing_it_twice_is_doing_it_once(grid: Grid) -> None:
     assert panes(grid) == before
 
 
+def ended(grid: Grid, agent: str) -> PaneState:
+    """The agent's pane once tmux knows how it ended: it sees the terminal close a moment before it collects the process."""
+
+    def look() -> PaneState | None:
+        pane = (grid.observe() or {})[agent]
+        known = pane.exit_status is not None or pane.exit_signal is not None or (tmux_version() or (0, 0)) < (3, 3)
+        return pane if pane.dead and known else None
+
+    return until(look, "the agent has left, and tmux knows how", 10)
+
+
 def test_an_agent_killed_comes_back_in_its_pane_and_the_others_are_left_alone(grid: Grid) -> None:
     up(grid, "r1", "r2")
     before = panes(grid)
     os.kill(before["r1"][1], signal.SIGKILL)
-    until(lambda: (grid.observe() or {})["r1"].dead, "the pane is dead", 10)
-    dead = (grid.observe() or {})["r1"]
+    dead = ended(grid, "r1")
     assert dead.exit_signal == (None if (tmux_version() or (0, 0)) < (3, 3) else "SIGKILL")
     assert up(grid, "r1", "r2") == ["r1"]
     after = panes(grid)
@@ -138,7 +148,7 @@ def test_an_agent_killed_comes_back_in_its_pane_and_the_others_are_left_alone(gr
 
 def test_an_exit_status_is_seen(grid: Grid) -> None:
     grid.ensure(spec(grid, "board"), [spec(grid, "r1", ["sh", "-c", "exit 7"])])
-    pane = until(lambda: (found := (grid.observe() or {})["r1"]).dead and found, "the agent has left", 10)
+    pane = ended(grid, "r1")
     assert pane.exit_status == 7 and pane.exit_signal is None and pane.started is None
 
 
