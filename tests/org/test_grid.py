@@ -123,22 +123,29 @@ def test_doing_it_twice_is_doing_it_once(grid: Grid) -> None:
     assert panes(grid) == before
 
 
-def ended(grid: Grid, agent: str) -> PaneState:
-    """The agent's pane once tmux knows how it ended: it sees the terminal close a moment before it collects the process."""
+def ended(grid: Grid, agent: str, kill: bool) -> PaneState:
+    """The agent's pane once it is dead and tmux says how it ended; started (and killed) again where tmux does not.
 
-    def look() -> PaneState | None:
-        pane = (grid.observe() or {})[agent]
-        known = pane.exit_status is not None or pane.exit_signal is not None or (tmux_version() or (0, 0)) < (3, 3)
-        return pane if pane.dead and known else None
-
-    return until(look, "the agent has left, and tmux knows how", 10)
+    tmux 3.3a never learns how a pane's process ended in about one case in seven (9 of 60 plain `kill -9`).
+    """
+    for attempt in range(12):
+        if attempt:
+            grid.respawn(spec(grid, agent, WAIT if kill else ["sh", "-c", "exit 7"]))
+        if kill:
+            os.kill(until(lambda: (grid.observe() or {})[agent], "the pane", 10).pid, signal.SIGKILL)
+        until(lambda: (grid.observe() or {})[agent].dead, "the pane is dead", 10)
+        deadline = time.monotonic() + 0.5
+        while time.monotonic() < deadline:
+            pane = (grid.observe() or {})[agent]
+            if pane.exit_status is not None or pane.exit_signal is not None or (tmux_version() or (0, 0)) < (3, 3):
+                return pane
+    pytest.fail("tmux never said how the agent ended")
 
 
 def test_an_agent_killed_comes_back_in_its_pane_and_the_others_are_left_alone(grid: Grid) -> None:
     up(grid, "r1", "r2")
     before = panes(grid)
-    os.kill(before["r1"][1], signal.SIGKILL)
-    dead = ended(grid, "r1")
+    dead = ended(grid, "r1", kill=True)
     assert dead.exit_signal == (None if (tmux_version() or (0, 0)) < (3, 3) else "SIGKILL")
     assert up(grid, "r1", "r2") == ["r1"]
     after = panes(grid)
@@ -148,7 +155,7 @@ def test_an_agent_killed_comes_back_in_its_pane_and_the_others_are_left_alone(gr
 
 def test_an_exit_status_is_seen(grid: Grid) -> None:
     grid.ensure(spec(grid, "board"), [spec(grid, "r1", ["sh", "-c", "exit 7"])])
-    pane = ended(grid, "r1")
+    pane = ended(grid, "r1", kill=False)
     assert pane.exit_status == 7 and pane.exit_signal is None and pane.started is None
 
 
