@@ -9,6 +9,7 @@ are argument lists in which these words in braces are replaced by the laboratory
     {scale}     path of a JSON file: Scale.args    {seed}       integer, given by the laboratory
     {budget}    JSON: {"kind":..., "amount":...}   {out}        folder in which training leaves its checkpoint
     {feed}      file descriptor of a socket to the feeder (feed and train only)
+    {gpus}      Scale.gpus (train only)
     {counts}    path the feeder writes its counts to (feed only)
     {checkout}  second clean checkout with the experiment's code (score only)
     {splits}    comma-separated, of search, audit, locked (score only)
@@ -17,13 +18,21 @@ are argument lists in which these words in braces are replaced by the laboratory
 `prepare`, `feed` and `score` run with only the protected files on their import path; `train` runs in a checkout of the
 experiment with the protected files laid over it. What `train` prints is a log and never a result.
 
-The scorer finds HOST_FENCE in its environment: a JSON list of words to put before the command by which it starts the
-experiment's code (`[]` where the kernel has no Landlock). Such a process reads the interpreter, {checkout} and {out},
-neither {data} nor {result}, and writes only into a folder of its own, which is its HOME and TMPDIR.
+With Scale.launch its words come before those of `train`, and {feed} is 0: torchrun hands its standard input, and no other
+descriptor, on to the processes it starts.
+
+The scorer finds HOST_FENCE in its environment: a JSON list with one list of words for each of HOSTS model hosts, to put
+before the command by which it starts the experiment's code (`[]` where the kernel has no Landlock). Such a process reads the
+interpreter, {checkout} and {out}, neither {data} nor {result}, and writes only into a folder of its own, which is its HOME
+and TMPDIR; two of them share nothing that either can write.
+
+The manifest that `prepare` leaves may name `mask`, a list of absolute paths that hold held-out text: training and the
+model hosts cannot read what lies there.
 """
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,6 +40,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 HERE = Path(__file__).resolve().parent
+HOSTS = 2
+"""Model hosts that the scorer may start, each in a fence of its own."""
+UNITS = {"time": "s", "tokens": "tokens", "flops": "FLOPs", "steps": "steps"}
+"""Kinds of budget and the unit of their amounts; `time` is seconds of training from the first batch on."""
 
 
 class TaskError(ValueError):
@@ -50,13 +63,51 @@ class Metric(Model):
 
 
 class Budget(Model):
-    """What a run may spend."""
+    """What a run may spend, in UNITS[kind]. Tokens and steps are whole."""
 
-    kind: Literal["tokens", "steps"]
-    amount: int = Field(gt=0)
+    kind: Literal["time", "tokens", "flops", "steps"]
+    amount: int | float = Field(gt=0)
+
+    @field_validator("amount", mode="before")
+    @classmethod
+    def _number(cls, amount: Any) -> Any:
+        if isinstance(amount, str):  # YAML reads 3e18 as a word
+            amount = float(amount)
+        if isinstance(amount, bool) or not isinstance(amount, int | float) or not math.isfinite(amount):
+            raise ValueError("must be a positive number")
+        return amount
+
+    @model_validator(mode="before")
+    @classmethod
+    def _whole(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("kind") in ("tokens", "steps"):
+            amount = given.get("amount")
+            if isinstance(amount, float) and math.isfinite(amount):
+                if not amount.is_integer():
+                    raise ValueError(f"{amount:g} {given['kind']}: give a whole number")
+                return {**given, "amount": int(amount)}
+        return given
 
     def times(self, factor: float) -> Budget:
-        return Budget(kind=self.kind, amount=max(1, round(self.amount * factor)))
+        amount = self.amount * factor
+        return Budget(kind=self.kind, amount=max(1, round(amount)) if self.kind in ("tokens", "steps") else amount)
+
+    def __str__(self) -> str:
+        amount = f"{self.amount:,}" if isinstance(self.amount, int) and self.amount < 10**12 else f"{self.amount:.4g}"
+        return f"{amount} {UNITS[self.kind]}"
+
+
+class Target(Model):
+    """Time to target: the metric of a run is what it spent to reach a value, and a run that misses it is invalid."""
+
+    value: float = Field(allow_inf_nan=False)
+    split: Literal["search", "audit", "core"] = "audit"
+    """Where the value must be reached. `core`, a score of which more is better, needs a scorer that gives it."""
+    cost: Literal["tokens", "flops", "seconds"]
+
+    def metric(self) -> Metric:
+        """The task's metric in place of the scorer's."""
+        return Metric(name=f"{self.cost}_to_target", unit={"flops": "FLOPs"}.get(self.cost, self.cost))
 
 
 class Knob(Model):
@@ -91,16 +142,34 @@ class Scale(Model):
     name: str
     title: str
     device: Literal["cpu", "cuda"]
+    gpus: int = Field(default=1, ge=1, le=64)
+    """GPUs of one run; more than one needs `launch`."""
+    launch: list[str] = []
+    """Words before the task's `train`, such as torchrun's."""
     threads: int = Field(default=1, ge=1)
     budget: Budget
+    target: Target | None = None
+    prepare_seconds: float = Field(default=1800, gt=0)
     deadline_seconds: float = Field(gt=0)
     """Training is killed after this many seconds of wall clock, whatever the code thinks."""
     score_seconds: float = Field(default=120, gt=0)
     memory_gib: float = Field(gt=0)
+    disk_gib: float = Field(default=2, gt=0)
+    """What training, and the scorer with its model hosts after it, may write into all their folders together."""
     args: dict[str, Any] = {}
     """Given to the task's own code as JSON: depth, context, vocabulary, ..."""
     next: str | None = None
     """The scale that survivors are carried to."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Scale:
+        if self.gpus > 1 and self.device != "cuda":
+            raise ValueError(f"gpus: {self.gpus} needs `device: cuda`")
+        if self.gpus > 1 and not self.launch:
+            raise ValueError(f"gpus: {self.gpus} needs `launch`, the words that start one process a GPU (torchrun's)")
+        if self.budget.kind == "time" and self.budget.amount >= self.deadline_seconds:
+            raise ValueError("deadline_seconds must leave time for start-up beyond the budget")
+        return self
 
 
 class Task(Model):
@@ -109,6 +178,8 @@ class Task(Model):
     name: str
     title: str
     metric: Metric
+    reach: Metric | None = None
+    """With a target: what the scorer measures, since `metric` is then the cost of reaching it."""
     editable: list[str]
     protected: list[str]
     prepare: list[str] = []
@@ -130,6 +201,17 @@ class Task(Model):
             if Path(path).is_absolute() or ".." in parts or ".git" in parts or ".org" in parts or not parts:
                 raise ValueError(f"{path!r} must be a relative path inside the workspace")
         return paths
+
+    @model_validator(mode="before")
+    @classmethod
+    def _aim(cls, given: Any) -> Any:
+        """Put the cost in the place of the metric where the scale asks for time to target."""
+        scale = given.get("scale") if isinstance(given, dict) else None
+        wanted = scale.get("target") if isinstance(scale, dict) else None
+        if wanted and not given.get("reach"):
+            metric = Target.model_validate(wanted).metric().model_dump()
+            return {**given, "reach": given.get("metric"), "metric": metric, "min_effect": 0.0}
+        return given
 
     @model_validator(mode="after")
     def _apart(self) -> Task:
@@ -206,6 +288,9 @@ def load(task: str, scale: str | None = None) -> Task:
         raise TaskError(f"task {document.get('name', task)} has no scale {chosen!r}: choose one of {', '.join(scales)}")
     scale_file = where / f"{chosen}.yaml"
     document["scale"] = {"name": chosen, **_yaml(scale_file)}
+    following = document["scale"].get("next")
+    if following is not None and following not in scales:
+        raise TaskError(f"{scale_file}: next: no scale {following!r}: choose one of {', '.join(scales)}")
     try:
         return Task.model_validate(document)
     except ValidationError as error:
