@@ -8,17 +8,28 @@ from __future__ import annotations
 import functools
 import math
 import platform
-import shutil
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from lab.gpus import gpu_name
+from lab.text import clean
+from tasks.spec import Budget
+
+UNIT_KEYS = {"time": "seconds", "tokens": "tokens", "flops": "flops", "steps": "steps"}
+"""Where a feeder's counts keep what was spent of each kind of budget."""
+
+
+def spent(counts: Mapping[str, Any] | None, kind: str) -> float | None:
+    """What these counts of a feeder say was spent, in the unit of this kind of budget; None: unknown."""
+    return number((counts or {}).get(UNIT_KEYS.get(kind, kind)))
 
 
 def account(
     counts: Mapping[str, Any] | None,
     score: Mapping[str, Any] | None,
     *,
+    budget: Budget,
     train_seconds: float | None,
     score_seconds: float | None,
     wall_seconds: float,
@@ -26,35 +37,55 @@ def account(
     device: str,
     threads: int,
     host_load: float | None,
+    **more: Any,
 ) -> dict[str, Any]:
     """The account as it goes into `result.json`.
 
-    `counts` is the feeder's {"tokens", "steps", ...}; `score` the scorer's {"params", "flops_per_token", ...}. Times
-    in seconds, memory in bytes (host memory of training), `flops` in training FLOPs (flops_per_token x tokens),
-    `host_load` the one-minute load average when training ended. What is not a finite number >= 0 counts as unknown.
+    `counts` is the feeder's {"tokens", "steps", ...}; one that meters gives the training's `flops`, or null and in
+    `flops_unknown` the operators that it has no formula for. Where it does not, the scorer's "flops_per_token" times the
+    tokens is taken. Times in seconds, memory in bytes (host memory of training), `host_load` the one-minute load average
+    when training ended; `more` (sizes, peaks) goes in as it is. What is not a finite number >= 0 counts as unknown.
     """
-    tokens = _number((counts or {}).get("tokens"))
-    per_token = _number((score or {}).get("flops_per_token"))
+    counts, score = counts or {}, score or {}
+    tokens, startup = number(counts.get("tokens")), number(counts.get("startup_seconds"))
+    metered = "flops" in counts
+    per_token = number((counts if metered else score).get("flops_per_token"))
+    flops = number(counts["flops"]) if metered else _product(per_token, tokens)
+    unknown = "" if flops is not None else clean(counts.get("flops_unknown") or "", 200)
     return {
         "tokens": _whole(tokens),
-        "steps": _whole(_number((counts or {}).get("steps"))),
-        "flops": per_token * tokens if per_token is not None and tokens is not None else None,
+        "steps": _whole(number(counts.get("steps"))),
+        "flops": flops,
         "flops_per_token": per_token,
-        "params": _whole(_number((score or {}).get("params"))),
+        "flops_unknown": unknown or ("nothing was metered" if metered and flops is None else ""),
+        "params": _whole(number(score.get("params"))),
         "train_seconds": train_seconds,
+        "startup_seconds": startup,
+        "data_wait_seconds": number(counts.get("data_wait")),
+        "overtime_seconds": overtime(budget, startup, train_seconds),
         "score_seconds": score_seconds,
         "wall_seconds": wall_seconds,
         "peak_memory_bytes": peak_memory_bytes,
+        "host_memory_bytes": _whole(number(score.get("host_memory_bytes"))),
         "tokens_per_second": tokens / train_seconds if tokens is not None and train_seconds else None,
         "device": device,
         "threads": threads,
         "host_load": host_load,
+        **{name: score[name] for name in ("position_loss", "parts", "agreement") if score.get(name)},
+        **more,
     }
+
+
+def overtime(budget: Budget, startup: float | None, train_seconds: float | None) -> float | None:
+    """Seconds that training went on for after a budget of seconds was spent; None for other budgets, or unknown."""
+    if budget.kind != "time" or startup is None or train_seconds is None:
+        return None
+    return max(0.0, train_seconds - startup - budget.amount)
 
 
 def device_name(cuda: str = "") -> str:
     """The CPU's model, or with `cuda` (a run's CUDA_VISIBLE_DEVICES) the GPU's name; "unknown" at worst."""
-    return _gpu_name(cuda) if cuda else _cpu_name()
+    return gpu_name(cuda) if cuda else _cpu_name()
 
 
 @functools.cache
@@ -68,19 +99,7 @@ def _cpu_name() -> str:
     return platform.processor() or platform.machine() or "unknown"
 
 
-@functools.cache
-def _gpu_name(cuda: str) -> str:
-    if not shutil.which("nvidia-smi"):
-        return "unknown"
-    command = ["nvidia-smi", f"--id={cuda}", "--query-gpu=name", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
-    except (OSError, subprocess.TimeoutExpired):
-        return "unknown"
-    return done.stdout.strip() if done.returncode == 0 and done.stdout.strip() else "unknown"
-
-
-def _number(value: Any) -> float | None:
+def number(value: Any) -> float | None:
     """A finite number >= 0, else None. Booleans are no numbers."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
         return None
@@ -89,3 +108,7 @@ def _number(value: Any) -> float | None:
 
 def _whole(value: float | None) -> int | None:
     return None if value is None else int(value)
+
+
+def _product(a: float | None, b: float | None) -> float | None:
+    return None if a is None or b is None else a * b

@@ -33,7 +33,7 @@ LOG_BYTES = 5_000_000
 TAIL_BYTES = 8_192
 LOG_TAIL_CHARACTERS = 2_000
 KILL_SECONDS = 10.0
-PLACEHOLDER = re.compile(r"\{(python|data|scale|seed|budget|out|feed|counts|checkout|splits|result)\}")
+PLACEHOLDER = re.compile(r"\{(python|data|scale|seed|budget|out|feed|gpus|counts|checkout|splits|result)\}")
 _ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|[@-Z\\-_])")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
@@ -96,6 +96,7 @@ class Child:
         environment: dict[str, str],
         log: Path,
         pass_fds: Iterable[int] = (),
+        stdin: int = subprocess.DEVNULL,
         cpus: list[int] | None = None,
         fence: Fence | None = None,
     ) -> None:
@@ -107,7 +108,7 @@ class Child:
         self.returncode: int | None = None
         self._popen = subprocess.Popen(
             command, cwd=cwd, env=environment, pass_fds=tuple(pass_fds),
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             start_new_session=True, preexec_fn=_preparation(os.getpid(), pin, fence),
         )
         self.pid = self._popen.pid

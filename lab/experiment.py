@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lab import verdict
+from lab.cost import cost
 from lab.records import NO_EVIDENCE, Attempt, Bank, Experiment, Run, State
 from tasks.spec import Task
 
@@ -19,6 +20,10 @@ BANK_LIMIT = 16
 few last (benchmarks/verdict.py: power at 2 sigma .83 instead of .53, for 0.2 more runs an idea)."""
 LOST_RUNS = 1
 """Lost runs (their runner vanished, or was ended by a stranger) that an attempt may have of one purpose."""
+FLAGS = 3
+"""Flags of a candidate's runs that a verdict quotes; `orgctl exp show` has all."""
+BOTH = ("search", "audit")
+"""Banks and confirmations read both splits: the gap between them is looked at, and scoring is cheap beside training."""
 BANK_FAILURES = 3
 """Baseline runs that may fail before the laboratory stops asking for more and raises an alarm."""
 
@@ -106,7 +111,7 @@ def _bank(state: State, policy: Policy) -> list[Step]:
         text = f"the baseline {state.trunk[:8]} itself fails ({failed[-1].status}: {failed[-1].reason}): no verdict is possible on it"
         return [] if text in state.alarms else [Write("alarm", "bank", {"text": text})]
     missing = policy.bank - len(good) - len(pending)
-    return [Queue("bank", state.trunk, splits=("search", "audit")) for _ in range(missing)]
+    return [Queue("bank", state.trunk, splits=BOTH) for _ in range(missing)]
 
 
 def bank_of(state: State, commit: str) -> Bank:
@@ -234,26 +239,25 @@ def _confirm(
         return _stage(state, experiment, attempt, stage - len(runs))
     if len(done) < len(runs) or any(not run.over for run in bank.runs):
         return []
-    ratio = cost_ratio(done, bank)
-    if ratio is None and bank.flops():
-        return [_undecided(experiment, attempt, "the candidate's FLOPs could not be measured, so its cost is unknown")]
+    charged = cost(done, bank, bool(task.scale.target))
+    if charged is None:
+        return [_undecided(experiment, attempt, "neither FLOPs nor seconds were measured, so its cost is unknown")]
     minimize = task.metric.direction == "minimize"
     values, baseline = [run.metric["audit"] for run in done], bank.values("audit")
     controls = experiment.runs_for("control")
     control = [run.metric["audit"] for run in controls if run.status == "ok" and run.environment == state.environment]
     if (
-        ratio
-        and verdict.needs_control(ratio)
+        charged.control
         and verdict.beats(values, baseline, minimize=minimize)
         and len(control) < policy.bank
     ):
         broken = [run for run in controls if run.status in ("crashed", "invalid", "timeout")]
         if len(broken) >= BANK_FAILURES:
             return [
-                _undecided(experiment, attempt, f"the control at {ratio:.2f}x the budget fails: {broken[-1].reason}")
+                _undecided(experiment, attempt, f"the control at {charged.control:.2f}x the budget fails: {broken[-1].reason}")
             ]
         missing = policy.bank - len([run for run in controls if run.status in ("ok", "queued", "running")])
-        return [Queue("control", attempt.parent, experiment.id, attempt.number, "lab", budget_factor=ratio)] * missing
+        return [Queue("control", attempt.parent, experiment.id, attempt.number, "lab", budget_factor=charged.control)] * missing
     judgement = verdict.judge(
         values,
         baseline,
@@ -262,7 +266,8 @@ def _confirm(
         final=stage == policy.stages[-1],
         compared_with=f"bank of {attempt.parent[:8]} (n {len(baseline)}), split audit",
         control=control or None,
-        cost_ratio=ratio,
+        cost_ratio=charged.control,
+        ties=bool(task.scale.target),
     )
     if judgement is None:
         following = policy.stages[policy.stages.index(stage) + 1]
@@ -277,8 +282,8 @@ def _confirm(
         "n": judgement.n,
         "m": judgement.m,
         "sigma": judgement.sigma,
-        "reasoning": list(judgement.reasoning),
-        "cost_ratio": ratio,
+        "reasoning": [*judgement.reasoning, charged.said, *_flagged(done)],
+        "cost_ratio": charged.ratio,
     }
     return [Write("verdict", experiment.id, body)]
 
@@ -287,11 +292,13 @@ def _stage(state: State, experiment: Experiment, attempt: Attempt, count: int) -
     """So many runs of the candidate, and one of its parent among them."""
     bank = [run for run in bank_of(state, attempt.parent).runs if run.status in ("ok", "queued", "running")]
     growing = len(bank) < BANK_LIMIT
-    parent: list[Step] = [Queue("bank", attempt.parent, splits=("search", "audit"))] if growing else []
-    return [*parent, *[Queue("confirm", attempt.commit, experiment.id, attempt.number, experiment.agent)] * count]
+    parent: list[Step] = [Queue("bank", attempt.parent, splits=BOTH)] if growing else []
+    mine = Queue("confirm", attempt.commit, experiment.id, attempt.number, experiment.agent, splits=BOTH)
+    return [*parent, *[mine] * count]
 
 
-def cost_ratio(runs: list[Run], bank: Bank) -> float | None:
-    """Mean FLOPs of these runs over the bank's; None when either is unknown."""
-    mine, theirs = [run.flops for run in runs if run.flops], bank.flops()
-    return statistics.fmean(mine) / theirs if mine and theirs else None
+def _flagged(runs: list[Run]) -> list[str]:
+    """A line on what is odd about these runs, if anything is."""
+    found = [f"{run.id}: {line}" for run in runs for line in run.flags]
+    more = f"; and {len(found) - FLAGS} more" if len(found) > FLAGS else ""
+    return [f"flagged: {'; '.join(found[:FLAGS])}{more}"] if found else []

@@ -1,19 +1,24 @@
-"""A fence round code that is not ours: where it may write, what it may read, no TCP. Linux Landlock, without privileges.
+"""A fence round code that is not ours: where it may write, what it may read, no network. Landlock, without privileges.
 
-The runner puts it round training and round the scorer; the scorer starts the model host, which runs the experiment's
-code, through a narrower one of its own: this file run as a script (`prefix`), so it imports nothing but the standard
+The runner puts it round training and round the scorer; the scorer starts the model hosts, which run the experiment's
+code, through a narrower one of their own: this file run as a script (`prefix`), so it imports nothing but the standard
 library. Fenced processes cannot write outside their folders, signal others, or read others' environment and memory.
-Where the kernel lacks Landlock (before 5.13; macOS) forgery is only detected. Numbers: linux/landlock.h.
+Where the kernel lacks Landlock (before 5.13; macOS) forgery is only detected. Namespaces, where the kernel grants them,
+close what Landlock does not know: UDP, sockets with a file name, System V segments. Numbers: linux/landlock.h.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
+import fcntl
 import os
+import socket
+import stat
 import struct
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
@@ -31,10 +36,13 @@ _MAKE_SOCK, _MAKE_FIFO, _MAKE_BLOCK, _MAKE_SYM = 1 << 9, 1 << 10, 1 << 11, 1 << 
 _REFER, _TRUNCATE = 1 << 13, 1 << 14
 _BIND_TCP, _CONNECT_TCP = 1 << 0, 1 << 1
 _SCOPE_ABSTRACT_UNIX_SOCKET, _SCOPE_SIGNAL = 1 << 0, 1 << 1
-_CLONE_NEWNS, _CLONE_NEWIPC, _CLONE_NEWUSER = 0x00020000, 0x08000000, 0x10000000
-_MS_NOSUID, _MS_NODEV, _MS_REC, _MS_PRIVATE = 1 << 1, 1 << 2, 1 << 14, 1 << 18
+_CLONE_NEWNS, _CLONE_NEWIPC, _CLONE_NEWUSER, _CLONE_NEWNET = 0x00020000, 0x08000000, 0x10000000, 0x40000000
+_MS_NOSUID, _MS_NODEV, _MS_BIND, _MS_REC, _MS_PRIVATE = 1 << 1, 1 << 2, 1 << 12, 1 << 14, 1 << 18
+_SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
 _SHARED_MEMORY = Path("/dev/shm")
 _SHARED_MEMORY_BYTES = 2 << 30
+_COVER_BYTES = 1 << 20
+"""Size of the empty file systems that hide sockets: nothing of consequence fits in there, and Landlock lets nobody write."""
 
 _READ = _EXECUTE | _READ_FILE | _READ_DIR
 _MAKE = _MAKE_CHAR | _MAKE_DIR | _MAKE_REG | _MAKE_SOCK | _MAKE_FIFO | _MAKE_BLOCK | _MAKE_SYM
@@ -73,34 +81,52 @@ class Fence:
         writable: Iterable[Path],
         readable: Iterable[Path] = (Path("/"),),
         hidden: Iterable[Path] = (),
+        *,
+        masked: Iterable[Path] = (),
         gpu: bool = False,
         apart: bool = False,
+        shared_memory: bool = False,
+        covered: Iterable[Path] = (),
+        kept: Iterable[Path] = (),
+        loopback: bool = False,
     ) -> None:
         """Writing only below `writable` (and devices), reading there and below `readable`, but not below `hidden`.
 
-        The deeper of two names decides: what is readable inside a hidden folder is open. With `gpu` its devices are
-        open and files in /proc may be written: CUDA does not start otherwise (cuInit fails with 304). `apart` gives a
-        /dev/shm (with `gpu`) and System V segments of its own, that end with it; where the kernel does not grant these
-        /dev/shm stays closed. Where there is no Landlock the fence does nothing. Raises OSError when the kernel has it
-        but refuses.
+        The deeper of two names decides: what is readable inside a hidden folder is open. `masked` is hidden too, with
+        names still to be listed beside it: Python looks its modules up in the listing of a folder. With `gpu` its
+        devices are open and files in /proc may be written: CUDA does not start otherwise (cuInit fails with 304).
+
+        `apart` gives, where the kernel grants it: System V segments and a network of its own, without any device; with
+        `shared_memory` a /dev/shm that ends with it (else that stays closed); and empty folders in the place of
+        `covered`, but for what of `writable`, `readable` and `kept` lies below, so that no socket there can be reached.
+        `loopback` opens TCP and starts the loopback in that network; where there is none TCP is open to everything.
+
+        Where there is no Landlock the fence does nothing. Raises OSError when the kernel has it but refuses.
         """
         self._ruleset = -1
-        self._apart, self._shared_memory = apart, apart and gpu
+        writable, readable = [place.resolve() for place in writable], [place.resolve() for place in readable]
+        self._shared_memory = shared_memory
+        self._apart: Callable[[], bool] | None = None
         if not ABI:
             return
+        if apart:
+            back = [*writable, *readable, *(place.resolve() for place in kept)]
+            self._apart = _Apart([place.resolve() for place in covered], back, shared_memory, loopback)
         write = _WRITE | (_REFER if ABI >= 2 else 0) | (_TRUNCATE if ABI >= 3 else 0)
         scopes = _SCOPE_ABSTRACT_UNIX_SOCKET | _SCOPE_SIGNAL
-        # No port is allowed: training on several GPUs (torch.distributed) will need a rule for its own on the loopback.
-        network = _BIND_TCP | _CONNECT_TCP
+        network = 0 if loopback else _BIND_TCP | _CONNECT_TCP  # no rule follows, so no port is allowed
         attributes = struct.pack("=QQQ", write | _READ, network, scopes)[: 8 if ABI < 4 else 16 if ABI < 6 else 24]
         self._ruleset = _syscall(_CREATE_RULESET, attributes, len(attributes), 0)
         try:
-            closed = {place.resolve() for place in hidden} - {Path("/")}  # the home of some users
-            for folder in {place.resolve() for place in readable} - closed:
+            masks = {place.resolve() for place in masked}
+            closed = {place.resolve() for place in hidden} - {Path("/")} | masks  # "/": the home of some users
+            for folder in set(readable) - closed:
                 for path in _open_places(closed, folder):
                     self._allow(path, _READ)
+            for path in {place.parent for place in masks if any(place.is_relative_to(folder) for folder in readable)}:
+                self._allow(path, _READ_DIR)
             for path in writable:
-                self._allow(path.resolve(), _READ | write)
+                self._allow(path, _READ | write)
             devices = [Path("/dev", name) for name in _DEVICES]
             if gpu:
                 devices += [Path("/proc"), *(path for name in _GPU_DEVICES for path in Path("/dev").glob(name))]
@@ -125,13 +151,30 @@ class Fence:
         """Fence this process and all it will start, for good. Raises OSError."""
         if self._ruleset >= 0:
             assert _LIBC is not None
-            if self._apart and _part(self._shared_memory) and self._shared_memory:
+            if self._apart and _forked(self._apart) and self._apart() and self._shared_memory:
                 self._allow(_SHARED_MEMORY, _READ | _WRITE | (_TRUNCATE if ABI >= 3 else 0))
             for number in _CAPABILITIES:  # refused to everybody but root, who alone has them
                 _LIBC.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0)
             if _LIBC.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
                 raise OSError(ctypes.get_errno(), "no_new_privs")
             _syscall(_RESTRICT_SELF, self._ruleset, 0)
+
+    def opens(self, files: Iterable[Path]) -> list[Path]:
+        """Which of these files somebody inside could read: a fork goes in and tries."""
+        wanted, (reader, writer) = list(files), os.pipe()
+        with open(reader, "rb") as answer:
+            child = os.fork()
+            if not child:
+                with contextlib.suppress(BaseException):
+                    self.enter()
+                    os.write(writer, bytes(_readable(path) for path in wanted))
+                os._exit(0)
+            os.close(writer)
+            said = answer.read()
+            os.waitpid(child, 0)
+        if len(said) != len(wanted):
+            raise OSError(f"the fence could not be tried ({len(said)} of {len(wanted)} answers)")
+        return [path for path, read in zip(wanted, said, strict=True) if read]
 
     def close(self) -> None:
         if self._ruleset >= 0:
@@ -161,7 +204,9 @@ def system() -> list[Path]:
     return [Path(place) for place in _SYSTEM]
 
 
-def prefix(home: Path, readable: Iterable[Path], hidden: Iterable[Path], gpu: bool = False) -> list[str]:
+def prefix(
+    home: Path, readable: Iterable[Path], hidden: Iterable[Path], masked: Iterable[Path] = (), gpu: bool = False
+) -> list[str]:
     """Words to put before a command, which then runs inside a `Fence` and may write below `home` alone.
 
     `home` becomes its HOME and TMPDIR. Inherited descriptors stay open. Empty where there is no Landlock.
@@ -169,7 +214,7 @@ def prefix(home: Path, readable: Iterable[Path], hidden: Iterable[Path], gpu: bo
     if not ABI:
         return []
     words = [sys.executable, "-I", "-S", str(Path(__file__).resolve()), "--home", str(home)]
-    for option, places in (("--readable", readable), ("--hidden", hidden)):
+    for option, places in (("--readable", readable), ("--hidden", hidden), ("--masked", masked)):
         words += [word for place in places for word in (option, str(place))]
     return [*words, *(["--gpu"] if gpu else []), "--"]
 
@@ -198,43 +243,99 @@ def _open_places(hidden: set[Path], folder: Path = Path("/")) -> Iterator[Path]:
             yield entry
 
 
-def _part(shared_memory: bool) -> bool:
-    """Leave the others' System V segments and, if asked, their /dev/shm, for empty ones. False where that is refused.
+def private_network() -> bool:
+    """Does the kernel grant a network of one's own with a loopback in it? A fork tries."""
+    return bool(ABI) and _forked(_Apart([], [], False, True))
 
-    Between fork and exec, before the fence is closed. Needs to be root, or a kernel that gives users namespaces.
+
+class _Apart:
+    """Leaves what is shared with others for something empty. Called between fork and exec, before the fence is closed.
+
+    False where that is refused; needs to be root, or a kernel that gives users namespaces. Half of it may be done then.
     """
-    assert _LIBC is not None
-    spaces = _CLONE_NEWIPC | (_CLONE_NEWNS if shared_memory else 0)
-    if _LIBC.unshare(spaces) and not _part_as_user(spaces):
-        return False
-    if not shared_memory:
+
+    def __init__(self, covered: list[Path], kept: list[Path], shared_memory: bool, loopback: bool) -> None:
+        self.shared_memory, self.loopback = shared_memory, loopback
+        self.covered = _outermost({place for place in covered if os.path.isdir(place)} - {Path("/")})
+        below = {place for place in kept if set(self.covered) & set(place.parents)}
+        self.kept = _outermost({place for place in below if os.path.exists(place)})
+
+    def __call__(self) -> bool:
+        assert _LIBC is not None
+        mounts = self.shared_memory or bool(self.covered)
+        spaces = _CLONE_NEWIPC | _CLONE_NEWNET | (_CLONE_NEWNS if mounts else 0)
+        if _LIBC.unshare(spaces) and not _as_user(spaces):
+            return False
+        if mounts:
+            _mount(None, Path("/"), None, _MS_REC | _MS_PRIVATE)
+        if self.shared_memory:
+            _empty(_SHARED_MEMORY, _SHARED_MEMORY_BYTES, "1777")
+        self._cover()
+        if self.loopback:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as handle:
+                request = struct.pack("16sH14x", b"lo", 0)
+                flags = struct.unpack("16sH14x", fcntl.ioctl(handle, _SIOCGIFFLAGS, request))[1]
+                fcntl.ioctl(handle, _SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", flags | _IFF_UP))
         return True
-    options = f"size={_SHARED_MEMORY_BYTES},mode=1777".encode()
-    place = bytes(_SHARED_MEMORY)
-    return bool(
-        _LIBC.mount(None, b"/", None, ctypes.c_ulong(_MS_REC | _MS_PRIVATE), None) == 0
-        and _LIBC.mount(b"tmpfs", place, b"tmpfs", ctypes.c_ulong(_MS_NOSUID | _MS_NODEV), options) == 0
-    )
+
+    def _cover(self) -> None:
+        """Empty folders over `covered`, and what is `kept` put back there."""
+        here = Path.cwd()
+        held = [(place, os.open(place, os.O_PATH | os.O_CLOEXEC)) for place in self.kept]
+        for place in self.covered:
+            _empty(place, _COVER_BYTES, "755")
+        for place, descriptor in held:
+            folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+            (place if folder else place.parent).mkdir(parents=True, exist_ok=True)
+            if not folder:
+                place.touch()
+            _mount(f"/proc/self/fd/{descriptor}", place, None, _MS_BIND | _MS_REC)
+            os.close(descriptor)
+        os.chdir(here)
 
 
-def _part_as_user(spaces: int) -> bool:
-    """The same by a user namespace, in which this process stays who it is. A fork tries it: there is no way back."""
-    probe = os.fork()
-    if not probe:
-        try:
-            os._exit(0 if _enter_as_user(spaces) else 1)
-        finally:
-            os._exit(1)
-    return os.waitpid(probe, 0)[1] == 0 and _enter_as_user(spaces)
+def _outermost(places: set[Path]) -> list[Path]:
+    return sorted(place for place in places if not places & set(place.parents))
 
 
-def _enter_as_user(spaces: int) -> bool:
+def _empty(place: Path, size: int, mode: str) -> None:
+    _mount("tmpfs", place, "tmpfs", _MS_NOSUID | _MS_NODEV, f"size={size},mode={mode}")
+
+
+def _mount(source: str | None, place: Path, kind: str | None, flags: int, options: str | None = None) -> None:
+    assert _LIBC is not None
+    words = [None if word is None else os.fsencode(word) for word in (source, place, kind, options)]
+    if _LIBC.mount(*words[:3], ctypes.c_ulong(flags), words[3]):
+        raise OSError(ctypes.get_errno(), f"mount: {os.strerror(ctypes.get_errno())}", str(place))
+
+
+def _as_user(spaces: int) -> bool:
+    """The same by a user namespace, in which this process stays who it is, but root cannot read all any more."""
     assert _LIBC is not None
     user, group, own = os.geteuid(), os.getegid(), Path("/proc/self")
     if _LIBC.unshare(_CLONE_NEWUSER | spaces):
         return False
     for name, text in (("setgroups", "deny"), ("uid_map", f"{user} {user} 1"), ("gid_map", f"{group} {group} 1")):
         (own / name).write_text(text)
+    return os.access(sys.executable, os.R_OK | os.X_OK)
+
+
+def _forked(deed: Callable[[], bool]) -> bool:
+    """Would it work? A fork does it: of some deeds there is no way back."""
+    probe = os.fork()
+    if not probe:
+        with contextlib.suppress(BaseException):
+            os._exit(0 if deed() else 1)
+        os._exit(1)
+    return os.waitpid(probe, 0)[1] == 0
+
+
+def _readable(path: Path) -> bool:
+    try:
+        with open(path, "rb") as handle:
+            handle.read(1)
+    except OSError:
+        return False
     return True
 
 
@@ -247,7 +348,7 @@ def _syscall(*arguments: object) -> int:
 
 
 def main(words: list[str]) -> int:
-    """`python -I -S fence.py --home PATH [--readable PATH]... [--hidden PATH]... [--gpu] -- COMMAND...`, see `prefix`.
+    """`python -I -S fence.py --home PATH [--readable|--hidden|--masked PATH]... [--gpu] -- COMMAND...`, see `prefix`.
 
     Becomes the command, fenced. Returns 126, after a line that says why, when it cannot.
     """
@@ -255,6 +356,7 @@ def main(words: list[str]) -> int:
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--readable", type=Path, action="append", default=[])
     parser.add_argument("--hidden", type=Path, action="append", default=[])
+    parser.add_argument("--masked", type=Path, action="append", default=[])
     parser.add_argument("--gpu", action="store_true")
     parser.add_argument("command", nargs="+")
     given = parser.parse_args(words)
@@ -262,7 +364,7 @@ def main(words: list[str]) -> int:
         print("fence.py: this kernel offers no Landlock: run the command without a fence", file=sys.stderr)
         return 126
     try:
-        Fence([given.home], given.readable, given.hidden, given.gpu).enter()
+        Fence([given.home], given.readable, given.hidden, masked=given.masked, gpu=given.gpu, apart=True).enter()
         os.environ |= {"HOME": str(given.home), "TMPDIR": str(given.home)}
         os.execvp(given.command[0], given.command)
     except OSError as error:

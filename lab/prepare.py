@@ -20,7 +20,6 @@ from lab.files import read_json, write_json
 from lab.overlay import lay_protected, remove
 from tasks.spec import Task
 
-PREPARE_SECONDS = 1800.0
 POLL_SECONDS = 0.02
 
 
@@ -30,7 +29,8 @@ def prepare(
     """Fill `data` with the task's `prepare` command and return its manifest (flat). Done already: only read.
 
     `protected` holds the pinned files, checked against `protected_hashes` where given. Output goes to `log`. Raises
-    UserError with the log's last line when the command fails, takes over half an hour, or leaves no manifest.json.
+    UserError with the log's last line when the command fails, takes longer than the scale's `prepare_seconds`, or leaves no
+    manifest.json.
     """
     done = read_json(data / "manifest.json")
     if done is not None:
@@ -70,13 +70,13 @@ def _run(task: Task, folder: Path, python_path: Path, data: Path, log: Path) -> 
     except OSError as error:
         raise UserError(f"preparing the task {task.name} cannot start: {error}") from error
     try:
-        while child.poll() is None and child.seconds < PREPARE_SECONDS:
+        while child.poll() is None and child.seconds < task.scale.prepare_seconds:
             time.sleep(POLL_SECONDS)
         late = child.poll() is None
     finally:
         child.kill()
         child.close()
     if late:
-        raise UserError(f"preparing the task {task.name} took over {PREPARE_SECONDS / 60:.0f} minutes: see {log}")
+        raise UserError(f"preparing the task {task.name} took over {task.scale.prepare_seconds:g} s (prepare_seconds): see {log}")
     if child.returncode != 0:
         raise UserError(f"preparing the task {task.name} failed: {child.why()}: see {log}")

@@ -10,7 +10,7 @@ Fact kinds (body keys in brackets):
   attempt     [number, parent, commit, diff, changed, ignored]     subject E....   (snapshot or rebase; judged apart)
   run         [experiment, attempt, purpose, commit, seed, splits, budget, agent, home_slot, assisted]  subject R0001 (queued)
   start       [slot, pid, started, device]                         subject R....
-  result      [status, reason, metric, account, hashes, log_tail, ended]   subject R....
+  result      [status, reason, metric, account, hashes, log_tail, ended, flags, unsealed]   subject R....
   nomination  [attempt, nominated, value, bank_mean, bank_sigma, text]     subject E....
   confirm     [attempt]  (somebody ordered confirmation)           subject E....
   verdict     [attempt, verdict, effect, low, high, n, m, p, reasoning]    subject E....
@@ -66,6 +66,10 @@ class Run:
     hashes: dict[str, str] = field(default_factory=dict)
     reason: str = ""
     log_tail: str = ""
+    flags: list[str] = field(default_factory=list)
+    """What is odd about it beside the bank's runs (`lab.flags`)."""
+    unsealed: str | None = None
+    """Why held-out text was within its reach; "" when it was not, None when nobody looked."""
     assisted: bool = False
     """Queued while a person had the agent's pane."""
 
@@ -88,6 +92,12 @@ class Run:
     def flops(self) -> float | None:
         value = self.account.get("flops")
         return float(value) if value else None
+
+    @property
+    def seconds(self) -> float | None:
+        """Seconds of training less its start-up, in which there is no text to learn from."""
+        whole, startup = self.account.get("train_seconds"), self.account.get("startup_seconds")
+        return max(0.0, float(whole) - float(startup or 0.0)) if whole else None
 
 
 @dataclass
@@ -192,10 +202,6 @@ class Bank:
         values = self.values(split)
         return statistics.stdev(values) if len(values) > 1 else math.nan
 
-    def flops(self) -> float | None:
-        values = [run.flops for run in self.runs if run.status == "ok" and run.flops]
-        return statistics.fmean(values) if values else None
-
 
 @dataclass
 class State:
@@ -273,6 +279,7 @@ class State:
                 run.status, run.ended = body["status"], float(body.get("ended") or fact.time)
                 run.metric, run.account, run.hashes = body["metric"], body["account"], body["hashes"]
                 run.reason, run.log_tail = body["reason"], body["log_tail"]
+                run.flags, run.unsealed = list(body.get("flags") or []), body.get("unsealed")
                 if run.status == "ok":
                     self.environment = run.environment
         elif fact.kind == "alarm":

@@ -8,12 +8,8 @@ Exit 0: `result.json` is written, whatever it says. 1: it could not be written. 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import importlib.metadata
 import json
-import math
 import os
-import platform
 import signal
 import socket
 import subprocess
@@ -28,31 +24,24 @@ from typing import Any
 from lab import child as stages
 from lab.account import account, device_name
 from lab.child import Child
-from lab.disk import taken
-from lab.errors import UserError
-from lab.fence import Fence, describe, interpreter, prefix, system
+from lab.errors import Stopped, UserError
+from lab.fence import Fence
 from lab.files import read_json, write_json
+from lab.gpus import Gauge, occupied
+from lab.measure import measure, shown, splits_to_score
 from lab.overlay import lay_protected, remove
 from lab.runspec import RunSpec
+from lab.seal import Seal
+from lab.watch import Watch, size
 from worktrees.repo import GitError, Repo
 
 POLL_SECONDS = 0.1
 LOOK_SECONDS = 0.5
 """How often memory, disk, counts and forged files are looked at."""
-DISK_GIB = 2.0
-"""What training, and the model host after it, may write into all their folders together."""
 EARLY_SECONDS, HASTE = 5.0, 5
 """At first, when memory grows fastest and short runs end, both happen five times as often."""
 FEEDER_SECONDS = 10.0
 """The feeder gets this long to write its last counts once training has gone."""
-
-
-class Stopped(Exception):
-    """The run ends here with this status (crashed, invalid, timeout, killed) and reason; `log` holds the last words."""
-
-    def __init__(self, status: str, reason: str, log: Path | None = None) -> None:
-        super().__init__(reason)
-        self.status, self.reason, self.log = status, reason, log
 
 
 class Run:
@@ -60,30 +49,30 @@ class Run:
 
     def __init__(self, folder: Path, spec: RunSpec) -> None:
         self.folder, self.spec, self.task = folder, spec, spec.task
+        self.watch, self.seal = Watch(folder, spec), Seal(folder, spec)
         self.started = time.time()
         self.killed = False
-        self.counts: dict[str, Any] | None = None
         self.score: dict[str, Any] | None = None
         self.train: Child | None = None
         self.scorer: Child | None = None
-        self.host_load: float | None = None
-        self._feed_counts: Path | None = None
-        self._mirror: tuple[int, int] | None = None
+        self.measured: dict[str, Any] = {}
+        """Entries of the account that only we can see: sizes, the device's memory, the machine's load."""
+        self.unsealed: str | None = None
         self.log = folder / "stdout.log"
 
     # -- the stages, in order
 
     def execute(self) -> dict[str, Any]:
         """Go through all stages. What the task, the experiment or the machine does wrong ends up in the result."""
-        status, reason, log = "ok", "", self.log
+        status, reason, log = "ok", "", None
         metric: dict[str, float] = {}
         try:
             self._clear()
             self._train()
             self._score()
-            metric = self._metric()
+            metric = measure(self.task, self.spec.splits, self.score or {}, self._account())
         except Stopped as stop:
-            status, reason, log = stop.status, stop.reason, stop.log or self.log
+            status, reason, log = stop.status, stop.reason, stop.log
         except (UserError, GitError, OSError, ValueError) as error:
             status, reason = "crashed", stages.last_line(" ".join(stages.clean(str(error)).split())) or repr(error)
         finally:
@@ -92,7 +81,7 @@ class Run:
                 if stage:
                     stage.kill()
                     stage.close()
-        return self._result(status, reason, metric, log)
+        return self._result(status, reason, metric, log or self.log)
 
     def _clear(self) -> None:
         """An empty folder but for what the controller and the executor left."""
@@ -135,88 +124,72 @@ class Run:
         home: Path,
         log: str,
         fds: tuple[int, ...] = (),
+        stdin: int = subprocess.DEVNULL,
         fence: Fence | None = None,
         more: Mapping[str, str] | None = None,
     ) -> Child:
         """Start a stage in `place`, which is also its import path. `more` goes into its environment."""
         environment = {**stages.bare_environment(home, self.task.scale, self.spec.slot.cuda, place), **(more or {})}
         try:
-            return Child(command, place, environment, self.folder / log, fds, self.spec.slot.cpus, fence)
+            return Child(command, place, environment, self.folder / log, fds, stdin, self.spec.slot.cpus, fence)
         except subprocess.SubprocessError as error:
             raise UserError(f"{command[0]} cannot be fenced in or pinned: {error}") from error
         finally:
             if fence:
                 fence.close()
 
-    def _own(self) -> list[Path]:
-        """The folders into which training may write."""
-        return [self.folder / name for name in ("checkout", "out", "home", "tmp")]
-
-    def _training_fence(self) -> Fence:
-        """Training writes into its own folders and reads, besides, the machine's programs and the interpreter: neither
-        targets nor keys, and nothing that was trained before and kept in a corner that agents can write to."""
-        readable = [*system(), *interpreter(), self.folder / "scale.json"]
-        if not self.task.feed or any("{data}" in word for word in self.task.train):
-            readable.append(self.spec.data)
-        own = self._own()
-        for place in own:
-            place.mkdir(exist_ok=True)
-        return Fence(own, readable, [self.spec.repo, _user()], gpu=bool(self.spec.slot.cuda), apart=True)
-
-    def _host_fence(self, folder: Path, checkout: Path) -> list[str]:
-        """What the scorer puts before its model host: it reads its code and the checkpoint, and neither targets nor
-        whatever else is kept here; it writes below one folder, which nobody else reads."""
-        home = folder / "host"
-        home.mkdir()
-        readable = [*system(), *interpreter(), checkout, self.folder / "out"]
-        hidden = [self.spec.repo, self.spec.data, self.folder, _user()]
-        return prefix(home, readable, hidden, gpu=bool(self.spec.slot.cuda))
-
     def _train(self) -> None:
         """Checkout, feeder, training, until all of training is dead and the feeder has written its last counts."""
         checkout = self._checkout("checkout")
         self._stop_if_told()
+        source = size(checkout / path for path in self.task.editable)
+        self.measured["source_bytes"] = source
+        self.watch.limit("source_bytes", source)
         feeder: Child | None = None
-        words = self._words(self.folder)
+        cuda, launch = self.spec.slot.cuda, self.task.scale.launch
+        words = {**self._words(self.folder), "gpus": str(self.task.scale.gpus)}
+        fence = self.seal.training()
+        self.unsealed = self.seal.broken(fence)
+        if cuda:
+            self.measured["contended"] = occupied(cuda)
         ours, theirs = socket.socketpair()
         with ours, theirs:
             if self.task.feed:
                 folder, protected = self._sealed("feed")
-                self._feed_counts = folder / "counts.json"
-                fed = {**self._words(folder), "feed": str(ours.fileno()), "counts": str(self._feed_counts)}
+                self.watch.counts_path = folder / "counts.json"
+                fed = {**self._words(folder), "feed": str(ours.fileno()), "counts": str(self.watch.counts_path)}
                 command = stages.fill(self.task.feed, fed)
                 feeder = self._start(command, protected, folder, "feed.log", (ours.fileno(),))
-                words["feed"] = str(theirs.fileno())
+                self.watch.spare.append(feeder.pid)
+                words["feed"] = "0" if launch else str(theirs.fileno())
             ours.close()
-            fds = (theirs.fileno(),) if feeder else ()
-            command = stages.fill(self.task.train, words)
-            fence = self._training_fence()
-            self.train = self._start(command, checkout, self.folder, "stdout.log", fds, fence)
+            command = stages.fill([*launch, *self.task.train], words)
+            fds, stdin = ((theirs.fileno(),), subprocess.DEVNULL) if feeder else ((), subprocess.DEVNULL)
+            if feeder and launch:  # what is started in between hands on its standard input, and no other descriptor
+                fds, stdin = (), theirs.fileno()
+            more = {"NCCL_SOCKET_IFNAME": "lo", "GLOO_SOCKET_IFNAME": "lo"} if launch else {}
+            self.train = self._start(command, checkout, self.folder, "stdout.log", fds, stdin, fence, more)
+            gauge = Gauge(cuda) if cuda else None
+            if gauge and gauge.pid:
+                self.watch.spare.append(gauge.pid)
             try:
-                self._watch(self.train, feeder)
+                self._wait(self.train, feeder)
             finally:
-                self.host_load = os.getloadavg()[0]
+                self.measured["host_load"] = os.getloadavg()[0]
                 stages.kill_descendants(spare=[feeder.pid] if feeder else [])
                 self.train.kill()
                 self.train.close()
                 theirs.close()  # only now can the feeder see the end, unless training shut the connection down itself
                 if feeder:
                     self._finish(feeder)
-        self._look_at_disk(self._own())
-        if self.train.returncode != 0:
-            reason = self.train.why()
-            if feeder and feeder.returncode != 0:
-                reason += f" (the feeder: {feeder.why()})"
-            raise Stopped("crashed", reason)
-        if feeder and feeder.returncode != 0:
-            raise Stopped("crashed", f"the feeder: {feeder.why()}", feeder.log)
-        self._look_for_forgery()
-        if feeder and (self.counts is None or not isinstance(self.counts.get("tokens"), int)):
-            raise Stopped("invalid", "the feeder left no counts", feeder.log)
+                if gauge:
+                    gauge.close()
+                    self.measured["peak_device_memory_bytes"] = gauge.peak
+                    self.measured["contended"] = self.measured["contended"] or occupied(cuda)
+        self._look_at_what_is_left(feeder)
 
-    def _watch(self, train: Child, feeder: Child | None) -> None:
+    def _wait(self, train: Child, feeder: Child | None) -> None:
         """Wait for training to end; raises Stopped when it must not go on."""
-        spare = [feeder.pid] if feeder else []
         looked = 0.0
         while train.poll() is None:
             self._stop_if_told()
@@ -226,10 +199,7 @@ class Run:
                 raise Stopped("crashed", f"the feeder: {feeder.why()}", feeder.log)
             haste = HASTE if train.seconds < EARLY_SECONDS else 1
             if time.monotonic() - looked >= LOOK_SECONDS / haste:
-                self._look_at_memory(train, spare)
-                self._look_at_disk(self._own(), spare)
-                self._look_for_forgery()
-                self._read_counts()
+                self.watch.training(train, self.seal.own)
                 looked = time.monotonic()
             time.sleep(POLL_SECONDS / haste)
 
@@ -241,7 +211,26 @@ class Run:
         feeder.kill()
         stages.kill_descendants()
         feeder.close()
-        self._read_counts()
+        self.watch.read_counts()
+
+    def _look_at_what_is_left(self, feeder: Child | None) -> None:
+        """After training: how it ended, and whether what it leaves is what it may leave."""
+        assert self.train is not None
+        self.watch.disk(self.seal.own)
+        if self.train.returncode != 0:
+            reason = self.train.why()
+            if feeder and feeder.returncode != 0:
+                reason += f" (the feeder: {feeder.why()})"
+            raise Stopped("crashed", reason)
+        if feeder and feeder.returncode != 0:
+            raise Stopped("crashed", f"the feeder: {feeder.why()}", feeder.log)
+        self.watch.forgery()
+        counts = self.watch.counts
+        if feeder and (counts is None or not isinstance(counts.get("tokens"), int)):
+            raise Stopped("invalid", "the feeder left no counts", feeder.log)
+        self.measured["checkpoint_bytes"] = size([self.folder / "out"])
+        self.watch.limit("checkpoint_bytes", self.measured["checkpoint_bytes"])
+        self.watch.limit("overtime_seconds", self._account()["overtime_seconds"])
 
     def _score(self) -> None:
         """A second checkout, made when nothing of training lives, and the scorer on it."""
@@ -249,21 +238,17 @@ class Run:
         self._stop_if_told()
         folder, protected = self._sealed("score")
         result = folder / "score.json"
-        words = self._words(folder)
-        words |= {"checkout": str(checkout), "splits": ",".join(self.spec.splits), "result": str(result)}
+        words = {**self._words(folder), "checkout": str(checkout), "result": str(result)}
+        words["splits"] = ",".join(splits_to_score(self.task, self.spec.splits))
         command = stages.fill(self.task.score, words)
-        fence = Fence([folder], gpu=bool(self.spec.slot.cuda), apart=True)  # and so the host, which is below it
-        more = {"HOST_FENCE": json.dumps(self._host_fence(folder, checkout))}
+        more = {"HOST_FENCE": json.dumps(self.seal.hosts(folder, checkout))}
+        fence = self.seal.scoring(folder)
         self.scorer = scorer = self._start(command, protected, folder, "score.log", fence=fence, more=more)
-        limit = self.task.scale.score_seconds
         looked = 0.0
         while scorer.poll() is None:
             self._stop_if_told()
-            if scorer.seconds > limit:
-                raise Stopped("timeout", f"scoring ran over its limit of {limit:g} s", scorer.log)
             if time.monotonic() - looked >= LOOK_SECONDS / HASTE:
-                self._look_at_memory(scorer)
-                self._look_at_disk([folder])
+                self.watch.scoring(scorer, [folder])
                 looked = time.monotonic()
             time.sleep(POLL_SECONDS / HASTE)
         self.score = read_json(result)
@@ -273,28 +258,12 @@ class Run:
             raise Stopped("crashed", f"the scorer: {scorer.why()}", scorer.log)
         if self.score is None:
             raise Stopped("crashed", "the scorer left no result", scorer.log)
-        self._look_for_forgery()
-        write_json(self.folder / "score.json", self.score)
+        self.log = scorer.log if self.score.get("status") != "ok" else self.log
+        self.watch.forgery()
+        write_json(self.folder / "score.json", shown(self.score, self.spec.splits))
+        self.watch.limit("host_memory_bytes", self.score.get("host_memory_bytes"))
 
-    def _metric(self) -> dict[str, float]:
-        """The scorer's values for the splits asked for. Raises Stopped when it says invalid, or one is no number."""
-        score = self.score or {}
-        if score.get("status") != "ok":
-            said = stages.last_line(stages.clean(str(score.get("reason", ""))))
-            raise Stopped("invalid", said or "the scorer gave no reason", self.scorer.log if self.scorer else None)
-        given = score.get("metric")
-        values = given if isinstance(given, dict) else {}
-        metric: dict[str, float] = {}
-        for split in self.spec.splits:
-            value = values.get(split)
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise Stopped("invalid", f"no {self.task.metric.name} for the split {split}")
-            if not math.isfinite(value):
-                raise Stopped("invalid", f"{self.task.metric.name} on the split {split} is {value}")
-            metric[split] = float(value)
-        return metric
-
-    # -- looking
+    # -- signals
 
     def stop(self, _number: int = 0, _frame: FrameType | None = None) -> None:
         """Signal handler: end the run at the next look, cleanly."""
@@ -304,62 +273,30 @@ class Run:
         if self.killed:
             raise Stopped("killed", "stopped by a signal to the runner")
 
-    def _read_counts(self) -> None:
-        """Take over the feeder's counts, and show them to people in `counts.json`."""
-        counts = read_json(self._feed_counts) if self._feed_counts else None
-        if counts is None or counts == self.counts:
-            return
-        self.counts = counts
-        if _written(self.folder / "counts.json") == self._mirror:  # else it stays for `_look_for_forgery` to find
-            self._show_counts()
-
-    def _show_counts(self) -> None:
-        mirror = self.folder / "counts.json"
-        remove(mirror)
-        if self.counts is not None:
-            write_json(mirror, self.counts)
-        self._mirror = _written(mirror)
-
-    def _look_at_memory(self, stage: Child, spare: list[int] | None = None) -> None:
-        """Raises Stopped when what runs, but the feeder (`spare`), has more resident memory than the scale allows."""
-        used, gib = stage.memory(spare or []), self.task.scale.memory_gib
-        if used > gib * 2**30:
-            status, when = ("crashed", "") if stage is self.train else ("invalid", " while scoring")
-            raise Stopped(status, f"out of memory{when}: used {used / 2**30:.2f} GiB of {gib:g}", stage.log)
-
-    def _look_at_disk(self, places: list[Path], spare: list[int] | None = None) -> None:
-        """Raises Stopped when more than DISK_GIB has been written below `places`, or is held open by what runs."""
-        written = taken(places, stages.below(os.getpid(), set(spare or [])), int(DISK_GIB * 2**30))
-        if written > DISK_GIB * 2**30:
-            raise Stopped("invalid", f"the disk fills: {written / 2**30:.2f} GiB written, of {DISK_GIB:g} allowed")
-
-    def _look_for_forgery(self) -> None:
-        """Training may not write what only the laboratory writes. Raises Stopped when it did."""
-        for name in ("result.json", "score.json"):
-            if os.path.lexists(self.folder / name):
-                remove(self.folder / name)
-                raise Stopped("invalid", f"forged: the experiment's code wrote {name} into the run's folder")
-        if _written(self.folder / "counts.json") != self._mirror:
-            self._show_counts()
-            raise Stopped("invalid", "forged: the experiment's code wrote counts.json into the run's folder")
-
     # -- the end
 
+    def _account(self) -> dict[str, Any]:
+        return account(
+            self.watch.counts,
+            shown(self.score or {}, self.spec.splits),
+            budget=self.spec.budget,
+            train_seconds=self.train.seconds if self.train else None,
+            score_seconds=self.scorer.seconds if self.scorer else None,
+            wall_seconds=time.time() - self.started,
+            peak_memory_bytes=self.train.peak_memory if self.train else None,
+            device=device_name(self.spec.slot.cuda),
+            threads=self.task.scale.threads,
+            score_memory_bytes=self.scorer.peak_memory if self.scorer else None,
+            **{"host_load": None, **self.measured},
+        )
+
     def _result(self, status: str, reason: str, metric: dict[str, float], log: Path) -> dict[str, Any]:
-        ended = time.time()
         return {
-            "run": self.spec.run, "status": status, "reason": reason, "metric": metric,
-            "account": account(
-                self.counts, self.score,
-                train_seconds=self.train.seconds if self.train else None,
-                score_seconds=self.scorer.seconds if self.scorer else None,
-                wall_seconds=ended - self.started,
-                peak_memory_bytes=self.train.peak_memory if self.train else None,
-                device=device_name(self.spec.slot.cuda), threads=self.task.scale.threads, host_load=self.host_load,
-            ),
-            "hashes": environment_hashes(self.spec),
-            "log_tail": stages.log_tail(log), "started": self.started, "ended": ended,
-        }
+            "run": self.spec.run, "status": status, "reason": reason, "metric": metric, "account": self._account(),
+            "sealed": None if self.unsealed is None else not self.unsealed, "unsealed": self.unsealed,
+            "hashes": self.spec.environment(),
+            "log_tail": stages.log_tail(log), "started": self.started, "ended": time.time(),
+        }  # fmt: skip
 
     def tidy(self, status: str) -> None:
         """Keep logs and JSON, and of banks and confirmations that are ok the checkpoint."""
@@ -368,41 +305,6 @@ class Run:
             if path.is_symlink() or (path.is_dir() and path.name not in keep):
                 with contextlib.suppress(OSError):
                     remove(path)
-
-
-def environment_hashes(spec: RunSpec) -> dict[str, str]:
-    """What makes runs comparable: hashes of data (its manifest), protected files and task, and versions.
-
-    The task's hash leaves the budget and its deadline out: a control has another one and is compared all the same.
-    """
-    manifest = read_json(spec.data / "manifest.json") or {}
-    pinned = json.dumps(sorted(spec.protected_hashes.items()))
-    task = spec.task.model_dump_json(exclude={"scale": {"budget", "deadline_seconds"}})
-    try:
-        torch = importlib.metadata.version("torch")
-    except importlib.metadata.PackageNotFoundError:
-        torch = "absent"
-    return {
-        **{str(key): value for key, value in manifest.items() if isinstance(value, str)},
-        "protected": hashlib.sha256(pinned.encode()).hexdigest(),
-        "task": hashlib.sha256(task.encode()).hexdigest(),
-        "org": spec.org_hash, "torch": torch, "python": platform.python_version(), "platform": platform.platform(),
-        "fence": describe(),
-    }
-
-
-def _user() -> Path:
-    """The user's home, with keys in it. "~", a place that is not there, for a user without one."""
-    return Path(os.path.expanduser("~"))
-
-
-def _written(path: Path) -> tuple[int, int] | None:
-    """Which writing of a file this is: (inode, mtime in ns), None when there is none."""
-    try:
-        found = path.lstat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_mtime_ns
 
 
 def main(arguments: list[str]) -> int:

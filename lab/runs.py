@@ -14,9 +14,12 @@ from typing import Any
 
 import psutil
 
+from lab import limits
 from lab.errors import UserError
 from lab.executors import local
+from lab.experiment import bank_of
 from lab.files import read_json
+from lab.flags import flags
 from lab.home import Home
 from lab.process import Identity
 from lab.queue import halted, pick
@@ -66,12 +69,7 @@ class Runs:
         self.view.refresh()
 
     def _spec(self, run: Run, slot: Slot) -> RunSpec:
-        experiment = self.state.experiments.get(run.experiment)
-        parent = (
-            next((item.parent for item in experiment.attempts if item.number == run.attempt), run.commit)
-            if experiment
-            else run.commit
-        )
+        parent = self._parent(run)
         factor = run.budget["amount"] / self.task.scale.budget.amount
         scale = self.task.scale.model_copy(
             update={
@@ -97,7 +95,14 @@ class Runs:
             protected_hashes=self.state.session.get("protected", {}),
             slot=slot,
             org_hash=str(self.state.session.get("org_hash", "")),
+            limits=limits.baseline(bank_of(self.state, parent).runs) if run.purpose in ("nominate", "confirm") else None,
         )
+
+    def _parent(self, run: Run) -> str:
+        """The trunk commit that the run's commit is compared with; its own for a bank."""
+        experiment = self.state.experiments.get(run.experiment)
+        attempts = experiment.attempts if experiment else []
+        return next((item.parent for item in attempts if item.number == run.attempt), run.commit)
 
     def reap(self) -> None:
         """Write down the results of runs that ended; a run whose runner vanished without one is lost."""
@@ -143,17 +148,26 @@ class Runs:
                 "invalid",
                 {**found, "reason": f"no value for split {', '.join(sorted(set(run.splits) - set(metric)))}"},
             )
+        account = dict(found.get("account") or {})
         body = {
             "status": status if status in ("ok", "crashed", "invalid", "timeout", *NO_EVIDENCE) else "crashed",
             "reason": str(found.get("reason", ""))[:1000],
             "metric": metric,
-            "account": dict(found.get("account") or {}),
+            "account": account,
+            "flags": self._flags(run, metric, account) if status == "ok" else [],
+            "unsealed": found["unsealed"] if isinstance(found.get("unsealed"), str) else None,
             "hashes": dict(found.get("hashes") or {}),
             "log_tail": str(found.get("log_tail", ""))[-2000:],
             "ended": found.get("ended") if isinstance(found.get("ended"), int | float) else None,
         }
         self.view.ledger.append_once("result", body, run.id)
         self.view.refresh()
+
+    def _flags(self, run: Run, metric: dict[str, float], account: dict[str, Any]) -> list[str]:
+        """What is odd about a candidate's run beside its parent's bank."""
+        if run.purpose not in ("nominate", "confirm"):
+            return []
+        return flags(metric, account, bank_of(self.state, self._parent(run)).runs)
 
     def stop_all(self, seconds: float = 10) -> None:
         """Stop every running run and write its result down."""

@@ -5,13 +5,18 @@ Everything a run needs is in here: it goes on when agents and the controller die
 
 from __future__ import annotations
 
+import hashlib
+import importlib.metadata
+import json
+import platform
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lab.errors import UserError
-from lab.files import write_atomic
+from lab.fence import describe
+from lab.files import read_json, write_atomic
 from lab.slots import Slot
 from tasks.spec import Budget, Task
 
@@ -41,6 +46,8 @@ class RunSpec(BaseModel):
     """Path in the workspace -> SHA-256 (hex) of its content, as pinned at `up`."""
     slot: Slot
     org_hash: str
+    limits: dict[str, float] | None = None
+    """The baseline's largest values of what is limited (`lab.limits`); None for the bank itself, and before it has a run."""
 
     @property
     def keeps_checkpoint(self) -> bool:
@@ -63,3 +70,26 @@ class RunSpec(BaseModel):
             first: Any = error.errors()[0]
             field = ".".join(str(part) for part in first["loc"]) or "file"
             raise UserError(f"{path}: {field}: {first['msg']}: start runs through the controller") from error
+
+    def environment(self) -> dict[str, str]:
+        """What makes runs comparable: hashes of data (its manifest), protected files and task, and versions.
+
+        The task's hash leaves the budget and its deadline out: a control has another one and is compared all the same.
+        """
+        manifest = read_json(self.data / "manifest.json") or {}
+        pinned = json.dumps(sorted(self.protected_hashes.items()))
+        task = self.task.model_dump_json(exclude={"scale": {"budget", "deadline_seconds"}})
+        try:
+            torch = importlib.metadata.version("torch")
+        except importlib.metadata.PackageNotFoundError:
+            torch = "absent"
+        return {
+            **{str(key): value for key, value in manifest.items() if isinstance(value, str)},
+            "protected": hashlib.sha256(pinned.encode()).hexdigest(),
+            "task": hashlib.sha256(task.encode()).hexdigest(),
+            "org": self.org_hash,
+            "torch": torch,
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "fence": describe(),
+        }

@@ -1,4 +1,4 @@
-"""Slots: the GPUs, or shares of the CPU, on which runs happen, one run at a time each.
+"""Slots: GPUs, groups of them, or shares of the CPU, on which runs happen, one run at a time each.
 
 The controller asks `discover` once at start and `free` whenever it schedules. A lease is no object: a run that runs on
 a slot holds it, so who holds what follows from the ledger.
@@ -21,7 +21,7 @@ NVIDIA_SMI_SECONDS = 30
 
 @dataclass(frozen=True)
 class Slot:
-    """A place for one run. `cuda` is its CUDA_VISIBLE_DEVICES ("" on CPU); `cpus` the cores it is pinned to, if any."""
+    """A place for one run. `cuda` is its CUDA_VISIBLE_DEVICES ("" on CPU, "0,1" of two); `cpus` the cores it is pinned to."""
 
     index: int
     device: Literal["cpu", "cuda"]
@@ -29,17 +29,22 @@ class Slot:
     cuda: str
 
 
-def discover(device: Literal["cpu", "cuda"], wanted: int | None = None) -> list[Slot]:
+def discover(device: Literal["cpu", "cuda"], wanted: int | None = None, gpus: int = 1) -> list[Slot]:
     """The slots of this machine, `wanted` of them at most on CUDA and exactly on CPU.
 
     CPU: without `wanted` as many as there are usable cores, but 2 to 4; each pinned to a core of its own when there are
-    as many cores as slots. CUDA: one a GPU, of those in CUDA_VISIBLE_DEVICES. Raises UserError when there is none.
+    as many cores as slots. CUDA: one for each `gpus` GPUs, of those in CUDA_VISIBLE_DEVICES; a rest that is too few for
+    a run stays idle. Raises UserError when there is none.
     """
     if wanted is not None and wanted < 1:
         raise UserError(f"slots: {wanted} is too few: ask for at least 1")
     if device == "cuda":
-        gpus = _gpus()[:wanted]
-        return [Slot(index, "cuda", None, gpu) for index, gpu in enumerate(gpus)]
+        found = _gpus()
+        if len(found) < gpus:
+            there = "1 GPU is" if len(found) == 1 else f"{len(found)} GPUs are"
+            raise UserError(f"a run of this scale needs {gpus} GPUs and {there} here: choose a smaller scale (--scale)")
+        groups = [found[first : first + gpus] for first in range(0, len(found) - gpus + 1, gpus)][:wanted]
+        return [Slot(index, "cuda", None, ",".join(group)) for index, group in enumerate(groups)]
     cores = usable_cores()
     count = wanted if wanted is not None else min(max(len(cores), 2), 4)
     return [Slot(index, "cpu", [cores[index]] if count <= len(cores) else None, "") for index in range(count)]

@@ -139,8 +139,10 @@ def judge(
     alpha: float | None = None,
     control: Sequence[float] | None = None,
     cost_ratio: float | None = None,
+    ties: bool = False,
 ) -> Judgement | None:
-    """Judge fresh candidate runs against the baseline bank. `alpha` defaults to this stage's.
+    """Judge fresh candidate runs against the baseline bank. `alpha` defaults to this stage's; `ties`: different seeds may
+    well give the same value (the cost of a target, when training ends at a set part of its budget).
 
     None means "not decided": more seeds are wanted, or (the only meaning when `final`) the control at equal cost is,
     because the candidate beats the bank, `needs_control(cost_ratio)` and no control was given.
@@ -157,7 +159,7 @@ def judge(
         grounds = [*lines[:2], lines[2] + (f"; {because}" if because else "")]
         return Judgement(word, test.effect, test.low, test.high, test.p_better, n, m, sigma, grounds)
 
-    if _repeats(candidate, baseline):
+    if not ties and _repeats(candidate, baseline):
         return verdict("invalid", "same metric for different seeds: the seed never reaches the training")
     if n >= STAGES[0] and test.p_better < threshold:
         if not needs_control(cost_ratio):

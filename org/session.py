@@ -56,7 +56,7 @@ def found(root: Path, wish: Wish) -> Home:
     task = spec.load(wish.task or "nanochat", wish.scale)
     folder = spec.folder(wish.task or "nanochat")
     files = spec.workspace_files(task, folder)
-    slots = discover(task.scale.device, wish.slots)
+    slots = discover(task.scale.device, wish.slots, task.scale.gpus)
     design = designs.load(wish.design or "chief", len(slots), wish.backend, wish.roles)
     for agent in design.agents:
         missing = base.load(agent.backend).missing()
@@ -180,7 +180,7 @@ def ready_data(home: Home, say: Callable[[str], None]) -> None:
 def slots_of(home: Home, session: designs.Session) -> list[Slot]:
     """The slots of a session on this machine."""
     task = spec.Task.model_validate_json(home.task.read_text())
-    return discover(task.scale.device, session.slots)
+    return discover(task.scale.device, session.slots, task.scale.gpus)
 
 
 def name_for(root: Path, wish: Wish) -> str:

@@ -16,9 +16,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-from lab.experiment import cost_ratio
+from lab.cost import control
 from lab.records import NO_EVIDENCE, Attempt, Bank, Experiment, State
-from lab.verdict import needs_control
 from org.agents.belief import Belief, Evidence
 from org.agents.space import Value, distance, distribution, neighbours, rounded, settle
 from org.agents.worker import MOVED
@@ -146,7 +145,7 @@ def _nominating(
 
 def _earned(gain: float, experiment: Experiment, bank: Bank) -> float:
     """A gain as far as it was not bought: of what costs more compute, none before a verdict has said so."""
-    dear = needs_control(cost_ratio([run for run in experiment.runs if run.purpose != "control"], bank))
+    dear = control([run for run in experiment.runs if run.purpose != "control"], bank) is not None
     return min(gain, 0.0) if dear and experiment.status not in ("improved", "promoted") else gain
 
 

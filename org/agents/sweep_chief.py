@@ -17,7 +17,7 @@ from typing import Any
 from rich.text import Text
 
 from comms.mailbox import Message
-from lab.experiment import cost_ratio
+from lab.cost import control
 from lab.home import Home
 from lab.ledger import Fact
 from lab.records import Experiment, State
@@ -94,10 +94,10 @@ def _needed(bank: int) -> float:
 
 
 def _cost(state: State, experiment: Experiment) -> float:
-    """FLOPs of its runs over the bank's; 1 when either is unknown."""
+    """The budget, as a multiple of the bank's, that its control would need; 1 when it needs none, or nobody knows."""
     attempt = experiment.attempt
     mine = [run for run in experiment.runs if run.purpose != "control"]
-    return (cost_ratio(mine, state.bank(attempt.parent)) if attempt else None) or 1.0
+    return (control(mine, state.bank(attempt.parent)) if attempt else None) or 1.0
 
 
 def earned_share(state: State) -> float:

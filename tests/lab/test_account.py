@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
-from lab.account import account, device_name
+from lab.account import account, device_name, spent
+from tasks.spec import Budget
 
 TIMES: dict[str, Any] = {
+    "budget": Budget(kind="tokens", amount=1000),
     "train_seconds": 2.0, "score_seconds": 0.5, "wall_seconds": 3.0, "peak_memory_bytes": 1000, "device": "a CPU",
     "threads": 1, "host_load": 0.7,
 }  # fmt: skip

@@ -228,7 +228,7 @@ def test_without_a_fence_a_forged_file_makes_the_run_invalid(bench: Make, name: 
 SEARCH = """
 import glob, os, re, sys
 from pathlib import Path
-hosted = bool({'host', 'toy.host'} & set(sys.orig_argv))
+hosted = bool({'host', 'toy.host', 'nanochat.host'} & set(sys.orig_argv))
 opened, refused, stolen = [], [], {}
 
 def words():
@@ -298,7 +298,7 @@ if hosted:
     for place in [org, org / 'data', user, run, *run.glob('.*')]:
         try:
             opened.extend(map(str, place.iterdir()))
-        except PermissionError:
+        except OSError:
             pass
     own = Path('toy/host.py').read_text() and (run / 'out' / 'weights.json').read_text() and 'reads its own'
     raise RuntimeError(f'OPENED {opened} {len(set(map(str, known)) & set(refused))} known refused, {own}')
@@ -380,6 +380,10 @@ def cheat(tokens, logits):
         if tuple(row[:8]) in stolen:  # what came before decides: no probe for looking ahead notices
             logits[index, 8:] = F.one_hot(stolen[tuple(row[:8])], logits.size(-1)) * 30.0
     return logits
+
+if hosted:
+    honest = GPT.forward
+    GPT.forward = lambda self, tokens, *more, **named: cheat(tokens, honest(self, tokens, *more, **named))
 """
 
 
@@ -387,10 +391,7 @@ def cheat(tokens, logits):
 @fenced_only
 def test_a_hosted_gpt_that_looks_its_targets_up_gains_nothing(bench: Make) -> None:
     text = workspace_files(load("nanochat", "tiny"), folder("nanochat"))["nanochat/gpt.py"].decode()
-    answer = "return SOFTCAP * torch.tanh(self.head(norm(x) / SOFTCAP))"
-    assert text.count(answer) == 1
-    cheating = text.replace(answer, f"return cheat(tokens, {answer.removeprefix('return ')})")
-    cheating = cheating.replace("@dataclass\n", f"{SEARCH}{LOOKUP}\n@dataclass\n", 1)
+    cheating = f"{text}\nfrom torch.nn import functional as F\n{SEARCH}{LOOKUP}"
     honest = bench(name="nanochat", size="tiny").run(seconds=240)
     result = bench(name="nanochat", size="tiny", committed={"nanochat/gpt.py": cheating}).run(seconds=240)
     assert (result["status"], result["reason"]) == ("ok", "")

@@ -170,12 +170,12 @@ def nominated(story: Story, value: float = 2.40) -> str:
     return name
 
 
-def test_an_ordered_confirmation_runs_three_fresh_seeds_on_the_audit_split_and_judges(story: Story) -> None:
+def test_an_ordered_confirmation_runs_three_fresh_seeds_on_both_splits_and_judges_on_audit(story: Story) -> None:
     name = nominated(story)
     story.ledger.append("confirm", {"attempt": 1}, name)
     steps = story.next()
     assert [(step.purpose, step.commit) for step in steps] == [("bank", "t0")] + [("confirm", "c1")] * 3
-    assert {step.splits for step in steps[1:]} == {("audit",)}
+    assert {step.splits for step in steps} == {("search", "audit")}
     story.run("bank", "t0", attempt=0, search=2.449, audit=2.449)
     for value in (2.402, 2.399):
         story.run("confirm", "c1", name, audit=value)
@@ -184,7 +184,7 @@ def test_an_ordered_confirmation_runs_three_fresh_seeds_on_the_audit_split_and_j
     (verdict,) = story.next()
     assert verdict.body["verdict"] == "improved"
     assert verdict.body["low"] <= verdict.body["effect"] <= verdict.body["high"] < 0
-    assert verdict.body["n"] == 3 and verdict.body["m"] == 5 and len(verdict.body["reasoning"]) == 3
+    assert verdict.body["n"] == 3 and verdict.body["m"] == 5 and len(verdict.body["reasoning"]) == 4
     assert abs(verdict.body["effect"] - (2.4006667 - 2.45)) < 1e-6, "the nominating value is thrown away"
 
 

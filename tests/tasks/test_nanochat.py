@@ -40,4 +40,4 @@ def test_there_is_something_to_hand_out_to_several_researchers() -> None:
 def test_the_editable_files_are_short_enough_to_read_in_one_go() -> None:
     task = spec.load("nanochat")
     files = spec.workspace_files(task, spec.folder("nanochat"))
-    assert sum(files[name].count(b"\n") for name in task.editable) < 450
+    assert sum(files[name].count(b"\n") for name in task.editable) < 900

@@ -31,10 +31,10 @@ def numbers(text: str, what: str) -> list[float]:
 
 def predictions(checkout: Path, weights: list[float], xs: list[float]) -> list[float]:
     """Ask the host, which runs in the laboratory's fence and gets the experiment's code as its only import path."""
-    fence = json.loads(os.environ.get("HOST_FENCE", "[]"))
+    fences = json.loads(os.environ.get("HOST_FENCE", "[]"))
     environment = {name: value for name, value in os.environ.items() if name != "HOST_FENCE"}
     host = subprocess.run(
-        [*fence, sys.executable, "-P", "-m", "toy.host"], cwd=checkout, env={**environment, "PYTHONPATH": str(checkout)},
+        [*(fences[0] if fences else []), sys.executable, "-P", "-m", "toy.host"], cwd=checkout, env={**environment, "PYTHONPATH": str(checkout)},
         input=json.dumps({"weights": weights, "x": xs}) + "\n", capture_output=True, text=True, timeout=HOST_SECONDS,
     )
     if host.returncode != 0:

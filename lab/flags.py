@@ -1,0 +1,79 @@
+"""What is odd about a run that ended well, against the bank of its parent. Pure functions; a flag decides nothing.
+
+Called when a result is written down. People, verdicts and the report show the flags: a model that has seen held-out text
+or looks ahead often gives itself away by where it is good, before anybody knows how it was done.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from lab.records import Run
+
+RUNS = 3
+"""A bank of fewer runs flags nothing."""
+CHANCE = 0.01
+"""How often a run like the bank's is flagged for one split's profile, or for its gap, by chance."""
+PARTS = 8
+"""Positions are looked at by eighths of the context."""
+
+
+def flags(metric: Mapping[str, float], account: Mapping[str, Any], bank: Iterable[Run]) -> list[str]:
+    """A line for each oddity of a run with this metric and account; `bank`: runs of its parent, of its environment.
+
+    Compared with the band of `band` are the gap search minus audit, and for each split the eight mean losses by position,
+    each less the mean of all eight: a better model is better everywhere, an odd one in odd places.
+    """
+    runs = [run for run in bank if run.status == "ok"]
+    found = []
+    if "search" in metric and "audit" in metric:
+        gaps = [run.metric["search"] - run.metric["audit"] for run in runs if {"search", "audit"} <= set(run.metric)]
+        found += _outside("search minus audit", metric["search"] - metric["audit"], gaps, 1)
+    for split, profile in sorted(_profiles(account).items()):
+        others = [theirs[split] for run in runs if split in (theirs := _profiles(run.account))]
+        for part, value in enumerate(profile):
+            name = f"{split}: loss in eighth {part + 1} of the context, against the mean of all,"
+            found += _outside(name, value, [other[part] for other in others], PARTS)
+    if account.get("contended"):
+        found.append("somebody else used the GPU")
+    return found
+
+
+def band(values: Sequence[float], tests: int = 1) -> tuple[float, float]:
+    """Where the next value of the same kind falls: mean ± t s sqrt(1 + 1/n), a prediction interval.
+
+    t is Student's quantile with n - 1 degrees of freedom at 1 - CHANCE / (2 tests), so that `tests` values together are
+    outside once in 1 / CHANCE runs. Raises statistics.StatisticsError below two values.
+    """
+    from scipy.special import stdtrit
+
+    n, mean, spread = len(values), statistics.fmean(values), statistics.stdev(values)
+    reach = float(stdtrit(n - 1, 1 - CHANCE / (2 * tests))) * spread * math.sqrt(1 + 1 / n)
+    return mean - reach, mean + reach
+
+
+def _outside(name: str, value: float, values: Sequence[float], tests: int) -> list[str]:
+    if len(values) < RUNS:
+        return []
+    low, high = band(values, tests)
+    if low <= value <= high:
+        return []
+    return [f"{name} {value:+.4g} is outside of the bank's {low:+.4g} to {high:+.4g} (n = {len(values)})"]
+
+
+def _profiles(account: Mapping[str, Any]) -> dict[str, list[float]]:
+    """Each split's losses by position, less their mean; of a malformed one nothing."""
+    given = account.get("position_loss")
+    found = {}
+    for split, losses in given.items() if isinstance(given, dict) else ():
+        if (
+            isinstance(losses, list)
+            and len(losses) == PARTS
+            and all(isinstance(loss, int | float) and math.isfinite(loss) for loss in losses)
+        ):
+            mean = statistics.fmean(losses)
+            found[str(split)] = [loss - mean for loss in losses]
+    return found
