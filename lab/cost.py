@@ -29,7 +29,7 @@ class Cost:
 
 
 def cost(runs: Sequence[Run], bank: Bank, target: bool = False) -> Cost | None:
-    """The cost of a candidate's finished runs against the bank's; None when neither FLOPs nor seconds are known.
+    """The cost of a candidate's finished runs against the bank's; None when one side's is known and cannot be compared.
 
     With a `target` the metric itself is a cost, and nothing is left to control.
     """
@@ -50,7 +50,9 @@ def cost(runs: Sequence[Run], bank: Bank, target: bool = False) -> Cost | None:
     unknown = next((run.account["flops_unknown"] for run in [*mine, *theirs] if run.account.get("flops_unknown")), "")
     ratio = _seconds(mine, theirs)
     if ratio is None:
-        return None
+        if any(run.seconds or run.flops for run in [*mine, *theirs]):
+            return None
+        return Cost(None, None, "the cost is unknown on both sides: decided on the metric alone")
     why = f"FLOPs are unknown ({unknown})" if unknown else "FLOPs are unknown"
     needed = ratio if ratio > SECONDS_TOLERANCE else None
     return Cost(ratio, needed, f"decided at equal seconds of the device, since {why}: {ratio:.3f}x the bank's")

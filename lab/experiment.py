@@ -241,7 +241,7 @@ def _confirm(
         return []
     charged = cost(done, bank, bool(task.scale.target))
     if charged is None:
-        return [_undecided(experiment, attempt, "neither FLOPs nor seconds were measured, so its cost is unknown")]
+        return [_undecided(experiment, attempt, "neither its FLOPs nor its seconds can be compared with the bank's")]
     minimize = task.metric.direction == "minimize"
     values, baseline = [run.metric["audit"] for run in done], bank.values("audit")
     controls = experiment.runs_for("control")
