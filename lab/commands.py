@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from lab import client
+from lab.account import spent
 from lab.backup import folder as backup_folder
 from lab.errors import UserError
 from lab.files import read_json
@@ -165,12 +166,9 @@ def _follow(home: Home, identity: str) -> None:
         ) as bar:
             shown = bar.add_task(f"{identity} queued", total=1.0)
             while not view.state.runs[identity].over:
-                counts = read_json(home.runs / identity / "counts.json") or {}
-                done = (
-                    counts.get("tokens", 0) / max(1, counts.get("amount", 1))
-                    if isinstance(counts.get("tokens"), int)
-                    else 0.0
-                )
+                counts = read_json(home.runs / identity / "counts.json")
+                budget = view.state.runs[identity].budget
+                done = (spent(counts, budget["kind"]) or 0.0) / budget["amount"]
                 bar.update(
                     shown, completed=min(1.0, done), description=f"{identity} {view.state.runs[identity].status}"
                 )
@@ -254,7 +252,10 @@ def _show(home: Home, item: Experiment, as_json: bool) -> None:
     for attempt in item.attempts:
         where = f"{attempt.commit[:10]} on {attempt.parent[:10]}"
         lines.append(f"  attempt {attempt.number}: {where}, changes {', '.join(attempt.changed)}")
-        lines += [f"    {_line(done)}" for done in item.runs if done.attempt == attempt.number]
+        for done in (run for run in item.runs if run.attempt == attempt.number):
+            unsealed = [f"unsealed: {done.unsealed}"] if done.unsealed else []
+            lines += [f"    {_line(done)}", *(f"      flagged: {line}" for line in done.flags)]
+            lines += [f"      {line}" for line in unsealed]
         lines += [f"    {line}" for line in (attempt.verdict or {}).get("reasoning", [])]
     failed = [one for one in item.runs if one.status in ("crashed", "invalid", "timeout", "lost")]
     if failed:

@@ -16,7 +16,7 @@ from lab.records import Run
 RUNS = 3
 """A bank of fewer runs flags nothing."""
 CHANCE = 0.01
-"""How often a run like the bank's is flagged for one split's profile, or for its gap, by chance."""
+"""How often a run like the bank's is flagged for one split's profile, for its gap or its speed, by chance."""
 PARTS = 8
 """Positions are looked at by eighths of the context."""
 
@@ -24,8 +24,8 @@ PARTS = 8
 def flags(metric: Mapping[str, float], account: Mapping[str, Any], bank: Iterable[Run]) -> list[str]:
     """A line for each oddity of a run with this metric and account; `bank`: runs of its parent, of its environment.
 
-    Compared with the band of `band` are the gap search minus audit, and for each split the eight mean losses by position,
-    each less the mean of all eight: a better model is better everywhere, an odd one in odd places.
+    Compared with the band of `band` are the gap search minus audit, the FLOPs a second, and for each split the eight mean
+    losses by position, each less the mean of all eight: a better model is better everywhere, an odd one in odd places.
     """
     runs = [run for run in bank if run.status == "ok"]
     found = []
@@ -37,6 +37,9 @@ def flags(metric: Mapping[str, float], account: Mapping[str, Any], bank: Iterabl
         for part, value in enumerate(profile):
             name = f"{split}: loss in eighth {part + 1} of the context, against the mean of all,"
             found += _outside(name, value, [other[part] for other in others], PARTS)
+    speeds = [speed for run in runs if (speed := _speed(run.account)) is not None]
+    if len(speeds) >= RUNS and (mine := _speed(account)) is not None and mine < (low := band(speeds)[0]):
+        found.append(f"{mine:.3g} FLOP/s while training are below the bank's {low:.3g}: slow, or work that was not counted")
     if account.get("contended"):
         found.append("somebody else used the GPU")
     return found
@@ -62,6 +65,12 @@ def _outside(name: str, value: float, values: Sequence[float], tests: int) -> li
     if low <= value <= high:
         return []
     return [f"{name} {value:+.4g} is outside of the bank's {low:+.4g} to {high:+.4g} (n = {len(values)})"]
+
+
+def _speed(account: Mapping[str, Any]) -> float | None:
+    """Counted FLOPs a second of training, start-up apart."""
+    flops, whole, startup = (account.get(name) for name in ("flops", "train_seconds", "startup_seconds"))
+    return flops / seconds if flops and whole and (seconds := whole - (startup or 0.0)) > 0 else None
 
 
 def _profiles(account: Mapping[str, Any]) -> dict[str, list[float]]:

@@ -225,6 +225,11 @@ class State:
         return self.trunks[-1].commit if self.trunks else ""
 
     @property
+    def unsealed(self) -> str:
+        """Why held-out text is within reach of training here, as the newest run that was looked at says; "" when it is not."""
+        return next((run.unsealed for run in reversed(self.runs.values()) if run.unsealed is not None), "")
+
+    @property
     def split(self) -> str:
         """The split that verdicts are made on: audit, unless baselines were scored on search alone."""
         scored = {split for run in self.runs.values() if run.purpose == "bank" for split in run.metric}

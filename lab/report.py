@@ -26,7 +26,7 @@ from tasks.spec import Task
 TAIL_LINES = 8
 """Lines of a failed run's log that are shown."""
 FAILURES = 12
-"""Failed runs that are shown with their logs; the rest are counted."""
+"""Failed runs that are shown with their logs, and flagged ones; the rest are counted."""
 
 
 def write_report(home: Home, state: State, task: Task, out: Path | None = None) -> list[Path]:
@@ -138,6 +138,7 @@ def page(state: State, task: Task) -> str:
         parts += ["## Promoted, in order", "", *_promoted(state, task, split, steps), ""]
         parts += ["## Every other idea", "", *_rejected(state, task, steps), ""]
     if state.runs:
+        parts += ["## Flagged runs", "", *_flagged(state.runs.values()), ""]
         parts += ["## Failed runs", "", *_failures(state), ""]
         parts += ["## Cost", "", *_cost(state), ""]
     parts += ["Every run with all its columns is in [results.tsv](results.tsv)."]
@@ -218,7 +219,8 @@ def _setting(state: State, task: Task) -> list[str]:
     rows = [
         ("task", f"{md(task.name)}, scale {md(task.scale.name)} ({md(task.scale.title)})"),
         ("metric", f"{md(task.metric.name)} in {md(task.metric.unit)}, {arrow} is better"),
-        ("budget of a run", f"{budget.amount:,} {budget.kind}; threads: {task.scale.threads}"),
+        ("budget of a run", f"{budget}; threads: {task.scale.threads}"),
+        ("held-out text", _sealed(runs)),
         ("device", f"{device}; slots: {md(session.get('slots', 'not recorded'))}"),
         ("org design", f"{md(session.get('design', 'not recorded'), 60)}, hash {md(session.get('org_hash', '–'), 80)}"),
         *(
@@ -230,6 +232,24 @@ def _setting(state: State, task: Task) -> list[str]:
     if state.taken_over:
         rows.append(("taken over by a person", ", ".join(md(name, 40) for name in sorted(state.taken_over))))
     return _table(("", ""), [(f"**{name}**", value) for name, value in rows])
+
+
+def _sealed(runs: Sequence[Run]) -> str:
+    """Whether training could read what it is scored on."""
+    known = [run.unsealed for run in runs if run.unsealed is not None]
+    why = Counter(reason for reason in known if reason)
+    if not known:
+        return "not recorded"
+    said = "; ".join(f"**unsealed** in {count} of {len(known)} runs: {md(reason)}" for reason, count in why.most_common(2))
+    return said or f"sealed in all {len(known)} runs that got as far as training: training cannot read it"
+
+
+def _flagged(runs: Iterable[Run]) -> list[str]:
+    """Runs that ended well and are odd beside their parent's bank."""
+    found = [run for run in runs if run.flags]
+    lines = [f"- **{run.id}** ({run.purpose} of {md(run.experiment)}): {md('; '.join(run.flags), 600)}" for run in found]
+    more = [f"- and {len(found) - FAILURES} earlier ones"] if len(found) > FAILURES else []
+    return [*lines[-FAILURES:], *more] or ["None."]
 
 
 def _best(state: State, task: Task, split: str, steps: Sequence[Level]) -> list[str]:

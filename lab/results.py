@@ -17,12 +17,13 @@ from tasks.spec import Task
 SPLITS = ("search", "audit", "locked")
 ACCOUNT = (
     "tokens", "steps", "flops", "flops_per_token", "params", "train_seconds", "score_seconds", "wall_seconds",
-    "peak_memory_bytes", "tokens_per_second", "threads", "host_load",
+    "startup_seconds", "data_wait_seconds", "peak_memory_bytes", "peak_device_memory_bytes", "score_memory_bytes",
+    "checkpoint_bytes", "source_bytes", "flops_unknown", "tokens_per_second", "threads", "host_load",
 )
 HASHES = ("corpus", "tokenizer", "protected", "torch", "python")
 """What must be equal for two runs to be compared: content hashes, and versions."""
 COLUMNS = (
-    "run", "experiment", "attempt", "agent", "purpose", "status", "reason", "seed", "splits", "metric", *SPLITS,
+    "run", "experiment", "attempt", "agent", "purpose", "status", "reason", "flags", "unsealed", "seed", "splits", "metric", *SPLITS,
     *ACCOUNT, "task", "scale", "device", "slot", "budget_kind", "budget_amount", "commit", "parent", "family",
     "hypothesis", "params_set", "verdict", "queued", "started", "ended", "org_hash", *HASHES, "other",
 )
@@ -45,6 +46,7 @@ def _row(run: Run, state: State, task: Task) -> dict[str, Any]:
     row: dict[str, Any] = {
         "run": run.id, "experiment": run.experiment, "attempt": run.attempt or None, "agent": run.agent,
         "purpose": run.purpose, "status": run.status, "reason": run.reason, "seed": run.seed,
+        "flags": "; ".join(run.flags) or None, "unsealed": run.unsealed,
         "splits": ",".join(run.splits), "metric": task.metric.name,
         **{split: run.metric.get(split) for split in SPLITS},
         **{name: run.account.get(name) for name in ACCOUNT}, "task": task.name, "scale": task.scale.name,

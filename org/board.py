@@ -161,6 +161,7 @@ def standing(found: dict[str, Any], width: int, rows: int) -> list[Text]:
     for name, number in found["experiments"].items():
         counts.append(f"{number} ", "bold").append(f"{clean(name, 20)}  ", OUTCOMES.get(name, ""))
     lines.append(counts)
+    lines += [Text(f"unsealed  {text}", "yellow") for text in (found["unsealed"],) if text]
     lines += [Text(f"alarm     {text}", "bold red") for text in found["alarms"][-1:]]
     height = rows - len(lines)
     if height >= 3 and width >= 40:

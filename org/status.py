@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lab.account import spent
 from lab.files import read_json
 from lab.home import Home
 from lab.ledger import Ledger
@@ -161,7 +162,7 @@ def standing(state: State) -> dict[str, Any]:
 def progress(home: Home, run: Run, now: float) -> dict[str, Any]:
     """How far a running run is: {fraction (0 to 1 or None), phase (starting, training, scoring), seconds}."""
     counts = read_json(home.runs / run.id / "counts.json") or {}
-    done, amount = counts.get(str(run.budget.get("kind"))), run.budget.get("amount")
+    done, amount = spent(counts, str(run.budget.get("kind"))), run.budget.get("amount")
     fraction = None
     if isinstance(done, int | float) and isinstance(amount, int | float) and amount > 0:
         fraction = max(0.0, min(1.0, done / amount))
@@ -235,6 +236,7 @@ def believed(state: State) -> dict[str, Any]:
         "experiments": dict(Counter(one.status for one in state.experiments.values()).most_common()),
         "runs": dict(Counter(run.status for run in state.runs.values()).most_common()),
         "alarms": [clean(text, 300) for text in state.alarms[-5:]],
+        "unsealed": clean(state.unsealed, 200),
     }
 
 
@@ -332,6 +334,8 @@ def render(found: dict[str, Any], console: Console | None = None) -> None:
         state = Text(row["state"].replace("_", " "), STYLES.get(row["state"], ""))
         table.add_row(row["agent"], row["role"], state, row["experiment"] or "", Text(row["text"]))
     console.print(table)
+    if found["unsealed"]:
+        console.print(Text(f"unsealed  {found['unsealed']}", "yellow"))
     for text in found["alarms"]:
         console.print(Text(f"alarm  {text}", "bold red"))
 

@@ -29,6 +29,33 @@ def test_what_is_not_a_number_is_unknown_and_never_zero(odd: object) -> None:
     assert [made[key] for key in keys] == [None] * 6
 
 
+METERED = {"tokens": 1000, "flops": 9e5, "flops_per_token": 900.0, "startup_seconds": 0.5, "data_wait": 0.01, "seconds": 1.4}
+
+
+def test_flops_that_a_feeder_metered_count_before_the_scorers() -> None:
+    made = account(METERED, {"flops_per_token": 300.0}, **TIMES)
+    assert (made["flops"], made["flops_per_token"], made["flops_unknown"]) == (9e5, 900.0, "")
+    assert (made["startup_seconds"], made["data_wait_seconds"]) == (0.5, 0.01)
+
+
+def test_flops_that_could_not_be_metered_are_unknown_with_the_operators_named_whatever_the_scorer_says() -> None:
+    made = account({**METERED, "flops": None, "flops_unknown": "mine::op\x1b[31m"}, {"flops_per_token": 300.0}, **TIMES)
+    assert (made["flops"], made["flops_unknown"]) == (None, "mine::op")
+    assert account({**METERED, "flops": None}, None, **TIMES)["flops_unknown"] == "nothing was metered"
+
+
+def test_training_after_a_budget_of_seconds_is_overtime() -> None:
+    times = {**TIMES, "budget": Budget(kind="time", amount=1.2)}
+    assert account(METERED, None, **times)["overtime_seconds"] == pytest.approx(2.0 - 0.5 - 1.2)
+    assert account(METERED, None, **TIMES)["overtime_seconds"] is None
+
+
+@pytest.mark.parametrize(("kind", "value"), [("time", 1.4), ("tokens", 1000), ("flops", 9e5), ("steps", None)])
+def test_what_was_spent_of_a_budget_stands_in_the_feeders_counts(kind: str, value: float | None) -> None:
+    assert spent(METERED, kind) == value
+    assert spent(None, kind) is None
+
+
 def test_a_run_without_counts_and_score_still_has_an_account() -> None:
     made = account(None, None, **{**TIMES, "train_seconds": None})
     assert made["tokens"] is None and made["wall_seconds"] == 3.0

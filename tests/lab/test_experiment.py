@@ -41,6 +41,7 @@ class Story:
     """A ledger that a test tells line by line."""
 
     def __init__(self, path: Path) -> None:
+        self.task = TASK
         self.ledger = Ledger(path / "ledger.db", create=True)
         self.ledger.append("session", {"task": "t"})
         self.trunk("t0", "")
@@ -50,7 +51,7 @@ class Story:
         return fold(self.ledger.facts())
 
     def next(self, **policy: Any) -> list[Any]:
-        return decide(self.state, TASK, Policy(**policy))
+        return decide(self.state, self.task, Policy(**policy))
 
     def trunk(self, commit: str, parent: str, experiment: str = "") -> None:
         self.ledger.append("trunk", {"commit": commit, "parent": parent, "experiment": experiment, "why": ""}, commit)
@@ -62,7 +63,9 @@ class Story:
         experiment: str = "",
         attempt: int = 1,
         status: str = "ok",
-        flops: float = 1e9,
+        flops: float | None = 1e9,
+        seconds: float = 10.0,
+        flags: tuple[str, ...] = (),
         **metric: float,
     ) -> str:
         body = {
@@ -72,7 +75,7 @@ class Story:
             "commit": commit,
             "seed": len(self.state.runs),
             "splits": list(metric),
-            "budget": {"kind": "tokens", "amount": 1000},
+            "budget": self.task.scale.budget.model_dump(),
             "agent": "r1",
             "home_slot": 0,
         }
@@ -83,16 +86,26 @@ class Story:
                 "status": status,
                 "reason": "why",
                 "metric": metric,
-                "account": {"flops": flops},
+                "account": {
+                    "flops": flops,
+                    "flops_unknown": "" if flops else "mine::op",
+                    "train_seconds": seconds + 3,
+                    "startup_seconds": 3.0,
+                },
                 "hashes": {},
                 "log_tail": "",
+                "flags": list(flags),
             }
             self.ledger.append("result", result, name)
         return name
 
-    def bank(self, commit: str = "t0", shift: float = 0.0) -> None:
+    def bank(self, commit: str = "t0", shift: float = 0.0, **more: Any) -> None:
         for value in BANK:
-            self.run("bank", commit, attempt=0, search=value + shift, audit=value + shift)
+            self.run("bank", commit, attempt=0, search=value + shift, audit=value + shift, **more)
+
+    def scale(self, **changes: Any) -> None:
+        """Other budgets and targets from here on."""
+        self.task = Task.model_validate({**TASK.model_dump(), "scale": {**TASK.scale.model_dump(), **changes}})
 
     def idea(self, commit: str = "c1", parent: str = "t0", attempt: int = 1, name: str | None = None) -> str:
         if name is None:
@@ -162,8 +175,8 @@ def test_a_first_run_that_is_no_better_ends_the_idea(story: Story) -> None:
     assert step.kind == "verdict" and step.body["verdict"] == "worse"
 
 
-def nominated(story: Story, value: float = 2.40) -> str:
-    story.bank()
+def nominated(story: Story, value: float = 2.40, **bank: Any) -> str:
+    story.bank(**bank)
     name = story.idea()
     story.run("nominate", "c1", name, search=value)
     story.tell(story.next()[0])
@@ -224,6 +237,80 @@ def test_a_gain_that_beats_its_control_is_improved(story: Story) -> None:
         story.run("control", "t0", name, audit=value)
     (verdict,) = story.next()
     assert verdict.body["verdict"] == "improved"
+
+
+def confirmed(story: Story, name: str, **more: Any) -> list[Any]:
+    """What follows on three clearly better runs."""
+    story.ledger.append("confirm", {"attempt": 1}, name)
+    for value in (2.402, 2.399, 2.401):
+        story.run("confirm", "c1", name, search=value, audit=value, **more)
+    return story.next()
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("time", "decided at equal seconds, which the budget sees to; FLOPs 1.500x the bank's"),
+        ("flops", "decided at equal FLOPs, which the budget sees to"),
+    ],
+)
+def test_a_budget_of_seconds_or_flops_makes_the_cost_equal_and_needs_no_control(story: Story, kind: str, said: str) -> None:
+    story.scale(budget={"kind": kind, "amount": 5.5})
+    (verdict,) = confirmed(story, nominated(story), flops=1.5e9)
+    assert (verdict.body["verdict"], verdict.body["reasoning"][3]) == ("improved", said)
+
+
+@pytest.mark.parametrize(("bank", "mine"), [(1e9, None), (None, 1e9), (None, None)], ids=["mine", "bank", "both"])
+def test_where_flops_are_unknown_the_claim_is_decided_at_equal_seconds_of_the_device(
+    story: Story, bank: float | None, mine: float | None
+) -> None:
+    name = nominated(story, flops=bank)
+    steps = confirmed(story, name, flops=mine, seconds=15.0)
+    assert [(step.purpose, step.commit, step.budget_factor) for step in steps] == [("control", "t0", 1.5)] * 4
+    for value in (2.380, 2.382, 2.381, 2.379):
+        story.run("control", "t0", name, audit=value)
+    (verdict,) = story.next()
+    said = "decided at equal seconds of the device, since FLOPs are unknown (mine::op): 1.500x the bank's"
+    assert (verdict.body["verdict"], verdict.body["reasoning"][3]) == ("bought", said)
+    assert verdict.body["cost_ratio"] == 1.5
+
+
+def test_unknown_flops_at_seconds_like_the_banks_need_no_control(story: Story) -> None:
+    (verdict,) = confirmed(story, nominated(story), flops=None, seconds=10.3)
+    assert verdict.body["verdict"] == "improved" and "1.030x" in verdict.body["reasoning"][3]
+
+
+def test_flops_decide_at_a_budget_of_tokens_whatever_the_seconds(story: Story) -> None:
+    (verdict,) = confirmed(story, nominated(story), seconds=30.0)
+    assert verdict.body["verdict"] == "improved"
+    assert verdict.body["reasoning"][3] == "decided at equal FLOPs: 1.000x the bank's"
+
+
+def test_seconds_that_cannot_be_compared_leave_the_idea_undecided(story: Story) -> None:
+    (verdict,) = confirmed(story, nominated(story, seconds=-3.0), flops=None)
+    assert verdict.body["verdict"] == "inconclusive" and "cannot be compared" not in verdict.body["reasoning"][1]
+    assert "neither its FLOPs nor its seconds" in verdict.body["reasoning"][0]
+
+
+def test_the_cost_of_a_target_is_the_metric_and_may_be_the_same_for_every_seed(story: Story) -> None:
+    story.scale(target={"value": 2.5, "cost": "tokens"})
+    for _ in BANK:
+        story.run("bank", "t0", attempt=0, search=1000.0, audit=1000.0)
+    name = story.idea()
+    story.run("nominate", "c1", name, search=900.0)
+    story.tell(story.next()[0])
+    story.ledger.append("confirm", {"attempt": 1}, name)
+    for _ in range(3):
+        story.run("confirm", "c1", name, search=900.0, audit=900.0, flops=2e9)
+    (verdict,) = story.next()
+    assert (verdict.body["verdict"], verdict.body["effect"]) == ("improved", -100.0)
+    assert "the cost of reaching the target" in verdict.body["reasoning"][3]
+
+
+def test_what_is_odd_about_the_confirming_runs_stands_in_the_reasoning(story: Story) -> None:
+    (verdict,) = confirmed(story, nominated(story), flags=("looks odd",))
+    runs = [run.id for run in story.state.runs.values() if run.purpose == "confirm"]
+    assert verdict.body["reasoning"][4] == "flagged: " + "; ".join(f"{run}: looks odd" for run in runs)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,73 @@
+"""A task as types: budgets, targets and GPUs that make sense, and a line that says what does not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks import spec
+
+TOY = Path(__file__).parents[1] / "toytask"
+
+
+def scale(**changes: Any) -> spec.Scale:
+    return spec.Scale.model_validate({**spec.load(str(TOY)).scale.model_dump(), **changes})
+
+
+@pytest.mark.parametrize(
+    ("kind", "amount", "factor", "times", "words"),
+    [
+        ("tokens", 409600, 1.5, 614400, "409,600 tokens"), ("steps", 3, 0.1, 1, "3 steps"),
+        ("tokens", 4096.0, 1.0, 4096, "4,096 tokens"), ("time", 300, 1.25, 375.0, "300 s"),
+        ("time", 2.5, 2, 5.0, "2.5 s"), ("flops", "3e18", 0.5, 1.5e18, "3e+18 FLOPs"),
+    ],
+)  # fmt: skip
+def test_a_budget_is_read_multiplied_and_said(kind: str, amount: Any, factor: float, times: float, words: str) -> None:
+    budget = spec.Budget.model_validate({"kind": kind, "amount": amount})
+    more = budget.times(factor)
+    assert (str(budget), more.amount, type(more.amount)) == (words, times, type(times))
+    assert spec.Budget.model_validate_json(budget.model_dump_json()) == budget
+
+
+@pytest.mark.parametrize(
+    ("kind", "amount"),
+    [("tokens", 0.5), ("steps", 2.5), ("time", 0), ("flops", -1.0), ("time", float("inf")), ("time", True),
+     ("tokens", float("nan")), ("time", [3]), ("time", "soon"), ("naps", 3)],
+)  # fmt: skip
+def test_a_budget_that_makes_no_sense_is_refused(kind: str, amount: Any) -> None:
+    with pytest.raises(ValueError):
+        spec.Budget.model_validate({"kind": kind, "amount": amount})
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"gpus": 2, "launch": ["x"]}, "gpus: 2 needs `device: cuda`"),
+        ({"gpus": 2, "device": "cuda"}, "gpus: 2 needs `launch`"),
+        ({"budget": {"kind": "time", "amount": 20}}, "deadline_seconds must leave time for start-up"),
+        ({"target": {"value": float("nan"), "cost": "tokens"}}, "finite"),
+        ({"target": {"value": 2.4, "cost": "naps"}}, "'tokens', 'flops' or 'seconds'"),
+    ],
+)
+def test_a_scale_that_makes_no_sense_is_refused_with_the_reason(changes: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        scale(**changes)
+
+
+def test_a_task_with_a_target_is_measured_by_its_cost_and_reads_back_as_itself() -> None:
+    plain = spec.load(str(TOY))
+    aimed = {**plain.model_dump(), "scale": scale(target={"value": 0.1, "cost": "flops"}).model_dump()}
+    task = spec.Task.model_validate(aimed)
+    assert task.metric == spec.Metric(name="flops_to_target", unit="FLOPs", direction="minimize")
+    assert task.reach == plain.metric and task.min_effect == 0
+    assert spec.Task.model_validate_json(task.model_dump_json()) == task
+
+
+def test_a_scale_whose_successor_does_not_exist_is_refused_by_file(tmp_path: Path) -> None:
+    for name in ("task.yaml", "toy.yaml"):
+        (tmp_path / name).write_text((TOY / name).read_text())
+    (tmp_path / "toy.yaml").write_text((TOY / "toy.yaml").read_text() + "next: larger\n")
+    with pytest.raises(spec.TaskError, match=r"toy.yaml: next: no scale 'larger': choose one of toy"):
+        spec.load(str(tmp_path))
