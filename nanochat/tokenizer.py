@@ -7,7 +7,8 @@ with the highest id; saved as JSON, so that its hash says exactly what was used.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ PATTERN = (
 )
 """GPT-4's split into words, except that numbers come in at most two digits: small vocabularies cannot afford three."""
 BOS = "<|bos|>"
+BATCH = 4096  # documents encoded at a time
 
 
 class Tokenizer:
@@ -46,6 +48,15 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """Token ids, without BOS. The characters of a special token are plain text here."""
         return self._encoding.encode_ordinary(text)
+
+    def encode_many(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Token ids of each text, without BOS: uint16. Uses all cores that this process may use."""
+        threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        found: list[np.ndarray] = []
+        for start in range(0, len(texts), BATCH):  # a list of ids takes 18 times the memory of the array
+            ids = self._encoding.encode_ordinary_batch(list(texts[start : start + BATCH]), num_threads=threads)
+            found += [np.array(one, dtype=np.uint16) for one in ids]
+        return found
 
     def encode_bytes(self, raw: bytes) -> list[int]:
         """Token ids of any bytes; those that are not UTF-8 become one token each."""
