@@ -315,8 +315,10 @@ def _as_user(spaces: int) -> bool:
     user, group, own = os.geteuid(), os.getegid(), Path("/proc/self")
     if _LIBC.unshare(_CLONE_NEWUSER | spaces):
         return False
-    for name, text in (("setgroups", "deny"), ("uid_map", f"{user} {user} 1"), ("gid_map", f"{group} {group} 1")):
-        (own / name).write_text(text)
+    # Root without CAP_SETFCAP, as inside of another fence, may not map itself; it is called nobody then and still owns its files.
+    with contextlib.suppress(PermissionError) if user == 0 else contextlib.nullcontext():
+        for name, text in (("setgroups", "deny"), ("uid_map", f"{user} {user} 1"), ("gid_map", f"{group} {group} 1")):
+            (own / name).write_text(text)
     return os.access(sys.executable, os.R_OK | os.X_OK)
 
 

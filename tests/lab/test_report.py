@@ -284,6 +284,17 @@ def test_failed_runs_show_reason_and_the_end_of_their_log(story: Story, tmp_path
     assert has_colour(png, plot.FAILED, tmp_path)
 
 
+def test_flagged_runs_and_runs_that_were_not_sealed_are_named_with_the_reason(story: Story) -> None:
+    story.bank(2.41)
+    name = story.idea()
+    story.run("nominate", {"search": 2.4}, name, flags=["good in | odd places"], unsealed="training can read /a_b")
+    _, rows, page = written(story)
+    run = dict(zip(rows[0], rows[-1], strict=True))
+    assert (run["flags"], run["unsealed"]) == ("good in | odd places", "training can read /a_b")
+    assert "- **R0002** (nominate of E0001): good in \\| odd places" in page
+    assert "**unsealed** in 1 of 1 runs: training can read /a\\_b" in page
+
+
 def test_every_kind_of_run_is_drawn_in_its_colour_and_the_best_as_a_staircase(story: Story, tmp_path: Path) -> None:
     story.bank(2.412, 2.398)
     assert not has_colour(written(story)[0], plot.KINDS["confirm"][2], tmp_path)

@@ -18,6 +18,7 @@ from lab.home import Home
 from lab.process import Identity
 from lab.records import State, fold
 from org.agents.base import write_event
+from org.board import standing
 from org.grid import Grid, PaneSpec, PaneState
 from org.status import believed, derive, picture, render, snapshot, span
 from tests.org.sample import FIRST, SECOND, Story, tell
@@ -113,6 +114,22 @@ def test_the_snapshot_tells_the_standing(tmp_path: Path) -> None:
     assert found["session"]["name"] == "demo" and found["task"]["metric"]["direction"] == "minimize"
     assert json.loads(json.dumps(found)) == found, "plain JSON, no NaN"
     assert "NaN" not in json.dumps(found)
+
+
+def test_a_session_whose_runs_are_not_sealed_says_so(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    story = tell(home)
+    assert snapshot(home, None)["unsealed"] == ""
+    run = story.queue("bank", SECOND)
+    story.start(run, 0)
+    told = {"status": "ok", "reason": "", "metric": {"audit": 2.43}, "account": {}, "hashes": {}, "log_tail": ""}
+    story.ledger.append("result", {**told, "unsealed": "the kernel has no Landlock"}, run)
+    found = snapshot(home, None)
+    assert found["unsealed"] == "the kernel has no Landlock"
+    shown = Console(file=io.StringIO(), width=160)
+    render(found, shown)
+    assert "unsealed  the kernel has no Landlock" in shown.file.getvalue()  # type: ignore[attr-defined]
+    assert any("unsealed  the kernel" in line.plain for line in standing(found, 100, 9))
 
 
 def test_the_snapshot_tells_what_runs_where_and_how_far(tmp_path: Path) -> None:
