@@ -36,6 +36,8 @@ KILL_SECONDS = 10.0
 PLACEHOLDER = re.compile(r"\{(python|data|scale|seed|budget|out|feed|gpus|counts|checkout|splits|result)\}")
 _ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|[@-Z\\-_])")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+_TORCHRUN = re.compile(r"^[EW]\d{4} \S+ +\d+ torch/distributed/elastic/multiprocessing/api\.py.*", re.DOTALL | re.MULTILINE)
+"""From here on a log holds what torchrun says of a process that failed: forty lines, none of which says why."""
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _stages: set[int] = set()
 """Pids of stages that are not collected yet."""
@@ -224,14 +226,14 @@ def below(pid: int, spare: set[int]) -> list[int]:
 
 
 def log_tail(log: Path, characters: int = LOG_TAIL_CHARACTERS) -> str:
-    """The last characters of a log, with terminal escapes and control characters taken out. "" when there is none."""
+    """The last characters of a log that say something, without escapes and control characters. "" when there is none."""
     try:
         with open(log, "rb") as handle:
             handle.seek(max(0, os.fstat(handle.fileno()).st_size - 8 * characters))
             text = handle.read().decode("utf-8", "replace")
     except OSError:
         return ""
-    return clean(text)[-characters:]
+    return (_TORCHRUN.sub("", clean(text)) or clean(text))[-characters:]
 
 
 def clean(text: str) -> str:
