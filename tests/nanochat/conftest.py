@@ -7,7 +7,8 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 from hypothesis import settings
 
 from tasks import spec
+from tests.nanochat.store import Store
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # nanochat is a workspace and not installed
@@ -109,3 +111,14 @@ def scored(tiny_run: Callable[[str], TinyRun], trained: TinyRun) -> TinyRun:
     run = tiny_run("run")
     shutil.copytree(trained.work / "out", run.work / "out")
     return run
+
+
+@pytest.fixture
+def store() -> Iterator[Store]:
+    server = Store()
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
