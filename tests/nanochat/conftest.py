@@ -17,12 +17,19 @@ import pytest
 from hypothesis import settings
 
 from tasks import spec
+from tests.nanochat.small import Small
 from tests.nanochat.store import Store
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # nanochat is a workspace and not installed
 settings.register_profile("shared machine", deadline=None)
 settings.load_profile("shared machine")
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
+    """A small model of the tests' own, trained once, for the evaluator to score in variants."""
+    return Small(tmp_path_factory.mktemp("small"))
 
 
 @pytest.fixture(scope="session")
