@@ -2,13 +2,58 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from lab.experiment import Policy, decide
+from lab.fence import ABI
 from lab.ledger import Ledger
 from lab.queue import HALT_SECONDS, halted
-from lab.records import View, fold
+from lab.records import Run, View, fold
+from lab.runs import Runs
+from lab.runspec import RunSpec
+from lab.slots import Slot
+from tests.conftest import until
+from tests.lab.conftest import Bench
 from tests.lab.test_experiment import BANK, TASK, Story
+
+
+@pytest.mark.slow
+def test_a_candidates_run_is_limited_and_flagged_by_its_parents_bank(bench: Callable[..., Bench]) -> None:
+    one = bench()
+    trunk = one.repo.trunk()
+    ledger = Ledger(one.home.ledger, create=True)
+    ledger.append("session", {"protected": one.hashes})
+    ledger.append("trunk", {"commit": trunk, "parent": "", "experiment": "", "why": ""}, trunk)
+    keys = ("hypothesis", "mechanism", "family", "direction", "held_constant", "agent")
+    ledger.append("proposal", {**dict.fromkeys(keys, ""), "min_effect": 0.0, "params": {}, "base": trunk}, "E0001")
+    attempt = {"number": 1, "parent": trunk, "commit": trunk, "diff": "", "changed": [], "ignored": []}
+    ledger.append("attempt", attempt, "E0001")
+    runs = Runs(one.home, one.task, [Slot(0, "cpu", None, "")], View(ledger))
+
+    def run(purpose: str, experiment: str = "") -> Run:
+        body = {"experiment": experiment, "attempt": 1 if experiment else 0, "purpose": purpose, "commit": trunk, "agent": "r1",
+                "seed": len(runs.state.runs), "splits": ["search", "audit"], "home_slot": None,
+                "budget": one.task.scale.budget.model_dump()}  # fmt: skip
+        name = ledger.append_new("run", "R", body).subject
+        runs.view.refresh()
+        runs.start(0.0)
+        until(lambda: [runs.reap(), runs.state.runs[name].over][1], f"{name} ends")
+        return runs.state.runs[name]
+
+    early = run("confirm", "E0001")
+    assert RunSpec.read(one.home.runs / early.id).limits is None and early.flags == [], "there is no bank yet"
+    bank = [run("bank") for _ in range(3)]
+    assert {found.status for found in bank} == {"ok"} and all(found.unsealed == "" for found in bank if ABI)
+    assert RunSpec.read(one.home.runs / bank[-1].id).limits is None
+    for found in bank:  # as if the bank had been far better on search than on audit
+        found.metric["search"] -= 0.5
+    late = run("confirm", "E0001")
+    limits = RunSpec.read(one.home.runs / late.id).limits
+    assert limits is not None and limits["checkpoint_bytes"] == max(found.account["checkpoint_bytes"] for found in bank)
+    assert (late.status, len(late.flags)) == ("ok", 1) and late.flags[0].startswith("search minus audit")
 
 
 def test_a_bank_measured_in_another_environment_does_not_count(tmp_path: Path) -> None:

@@ -11,12 +11,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from fnmatch import fnmatch
 
 import psutil
 import pytest
 
 from lab.child import LOG_BYTES, clean
 from lab.executors import local
+from lab.limits import SLACK
 from lab.process import Identity
 from lab.runspec import RunSpec
 from tests.conftest import until
@@ -214,6 +216,70 @@ def test_a_hosted_model_that_fills_the_disk_is_invalid_and_what_it_wrote_is_free
     assert one.left() == [] and sum(path.stat().st_size for path in one.folder.rglob("*")) < 1e6
 
 
+LARGE = first("").replace("(given.out /", "(given.out / 'more').write_text('x' * 300_000)\n    (given.out /", 1)
+HOSTED = "import sys, time\nif 'toy.train' not in sys.orig_argv:\n    "
+
+
+@pytest.mark.parametrize(
+    ("limits", "committed", "reason"),
+    [
+        (
+            {"checkpoint_bytes": 100_000}, {"toy/train.py": LARGE},
+            "what training left takes 293.? KiB: the baseline 97.7 KiB, and 2 times that and 64.0 KiB are allowed",
+        ),
+        (
+            {"source_bytes": 5000}, {"toy/model.py": first("# " + "x" * 20_000, "toy/model.py")},
+            "the editable files take 2*.* KiB: the baseline 4.9 KiB, and 2 times that and 4.0 KiB are allowed",
+        ),
+        (
+            {"score_seconds": 0.1}, {"toy/model.py": first(HOSTED + "time.sleep(60)", "toy/model.py")},
+            "scoring took 5.* s: the baseline 0.1 s, and 2 times that and 5.0 s are allowed",
+        ),
+        (
+            {"score_memory_bytes": 2 << 20},
+            {"toy/model.py": first(HOSTED + "block = b'x' * 300_000_000\n    time.sleep(60)", "toy/model.py")},
+            "scoring used *.* MiB: the baseline 2.0 MiB, and 2 times that and 256.0 MiB are allowed",
+        ),
+    ],
+    ids=["checkpoint", "source", "seconds", "memory"],
+)  # fmt: skip
+def test_more_than_twice_what_the_baseline_took_is_invalid_with_both_numbers(
+    bench: Make, limits: dict[str, float], committed: dict[str, str], reason: str
+) -> None:
+    one = bench(committed=committed, scale={"memory_gib": 2})
+    result = one.run(limits=limits)
+    assert result["status"] == "invalid" and fnmatch(result["reason"], reason), result["reason"]
+    assert one.left() == []
+
+
+def test_a_baselines_own_figures_leave_room_for_the_baseline(bench: Make) -> None:
+    one = bench()
+    account = one.run()["account"]
+    limits = {name: account[name] for name in SLACK if account[name] is not None}
+    assert {"source_bytes", "checkpoint_bytes", "score_seconds", "score_memory_bytes"} <= set(limits)
+    assert one.run(limits=limits)["status"] == "ok"
+
+
+def test_training_that_goes_on_after_its_budget_of_seconds_is_invalid(bench: Make) -> None:
+    feed = first("", "toy/feed.py").replace('"time": now}', '"time": now, "startup_seconds": 0.0}')
+    train = first("").replace("    (given.out /", "    __import__('time').sleep(3)\n    (given.out /", 1)
+    one = bench(committed={"toy/train.py": train}, pinned={"toy/feed.py": feed})
+    budget = {"kind": "time", "amount": 256}  # steps, as the toy's feeder counts: over in no time
+    assert one.run(budget=budget, limits={"overtime_seconds": 0.0})["status"] == "ok"
+    budget["amount"] = 0.25
+    result = one.run(budget=budget, limits={"overtime_seconds": 0.0})
+    assert result["status"] == "invalid" and result["reason"].startswith("after its budget training went on for 2.")
+
+
+@pytest.mark.parametrize(("value", "status"), [(0.9, "ok"), (0.001, "invalid")])
+def test_with_a_target_a_run_is_measured_by_what_it_cost_to_reach_it(bench: Make, value: float, status: str) -> None:
+    one = bench(scale={"target": {"value": value, "cost": "tokens"}})
+    result = one.run(splits=("search",))
+    assert (result["status"], result["metric"]) == (status, {"search": 4096.0} if status == "ok" else {})
+    assert result["reason"] == ("" if status == "ok" else "missed the target: val_mse on audit was to be at most 0.001")
+    assert list(json.loads((one.folder / "score.json").read_text())["metric"]) == ["search"]
+
+
 def test_a_feeder_that_fails_is_blamed_by_name(bench: Make) -> None:
     result = bench(pinned={"toy/feed.py": "raise RuntimeError('no data')"}).run()
     assert result["status"] == "crashed"
@@ -342,6 +408,7 @@ def test_a_run_goes_on_when_its_starter_dies(bench: Make) -> None:
 import sys
 from pathlib import Path
 from lab.executors import local
+from lab.limits import SLACK
 from lab.home import Home
 runner = local.start(Home(Path({str(one.home.root)!r})), {spec.run!r})
 print(runner.pid, runner.started)
