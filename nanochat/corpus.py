@@ -286,7 +286,7 @@ def cache(kind: str) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nanochat" / kind
 
 
-def bundle(corpus: Corpus, folder: Path, most: int = 250_000_000) -> list[Path]:
+def bundle(corpus: Corpus, folder: Path, most: int = 210_000_000) -> list[Path]:
     """Write a corpus as .jsonl.xz files of at most `most` bytes of text each, which `files` reads back with the same split.
 
     In the order of the names, so that similar files lie within xz's window: kernel source shrinks to an eighth.
@@ -328,15 +328,14 @@ def fresh(text: str, known: set[int], telling: int) -> str:
     for paragraph in paragraphs(text):
         body = paragraph.strip()
         if len(body) >= telling:
-            mark = _mark(body)
-            if mark in known:
+            if (seen := mark(body)) in known:
                 continue
-            known.add(mark)
+            known.add(seen)
         kept.append(paragraph)
     return "\n\n".join(kept)
 
 
-def _mark(body: str) -> int:
+def mark(body: str) -> int:
     """64 bits that stand for a paragraph: ten million of them collide with a chance of three in a million."""
     return int.from_bytes(hashlib.blake2b(body.encode("utf-8", "surrogatepass"), digest_size=8).digest())
 
@@ -347,7 +346,7 @@ def without_known(documents: dict[str, str], training: dict[str, str], telling: 
     Paragraphs of fewer than `telling` characters stay.
     """
     bodies = (paragraph.strip() for text in training.values() for paragraph in paragraphs(text))
-    known = {_mark(body) for body in bodies if len(body) >= telling}
+    known = {mark(body) for body in bodies if len(body) >= telling}
     rests = {name: fresh(text, known, telling) for name, text in documents.items()}
     return {name: rest for name, rest in rests.items() if len(rest) >= SHORTEST}
 

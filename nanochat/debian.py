@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
 
-from nanochat.corpus import CODE, SHORTEST, TELLING, Corpus, at_most, cache, fresh, part_of, pieces, size
+from nanochat.corpus import CODE, SHORTEST, TELLING, Corpus, at_most, cache, fresh, mark, part_of, pieces, size
 from nanochat.errors import DataError
 
 ONE_IN = 33  # documents: one is held out
@@ -66,6 +66,7 @@ DOCS = (
     Package("sqlite3-doc", r"\.html$"),
     Package("vim-doc", r"/html/.*\.html$"),
 )
+"""Prose. A package of another release may have another name: then apt-get says so."""
 SOURCE = (
     Package("emacs-el", r"\.el\.gz$"),
     Package("golang-1.19-src", r"/src/(?!.*/testdata/).*\.(go|s)$"),
@@ -83,7 +84,7 @@ def docs(room: int, packages: tuple[Package, ...] = DOCS) -> Corpus:
 
 
 def source(room: int, packages: tuple[Package, ...] = SOURCE) -> Corpus:
-    """At most `room` bytes of training code; a file, or a long paragraph such as a licence, is kept once. Raises DataError."""
+    """At most `room` bytes of training code; a copied file, or a long paragraph such as a licence, is kept once. Raises DataError."""
     return _corpus(packages, room, "code", BOILERPLATE)
 
 
@@ -91,11 +92,12 @@ def _corpus(packages: tuple[Package, ...], room: int, kind: str, telling: int) -
     debs = fetch([package.name for package in packages], cache("debian"))
     documents: dict[str, str] = {}
     known: set[int] = set()
-    read = 0
     with ProcessPoolExecutor(min(len(packages), len(os.sched_getaffinity(0)))) as pool:
         for found in pool.map(texts, packages, [debs[package.name] for package in packages]):
-            read += size(found.values())
             for name, text in found.items():
+                if (copy := mark(text)) in known:
+                    continue
+                known.add(copy)
                 rest = fresh(text, known, telling).strip() + "\n"
                 if len(rest) >= SHORTEST:
                     documents[name] = rest
@@ -103,7 +105,6 @@ def _corpus(packages: tuple[Package, ...], room: int, kind: str, telling: int) -
     training = at_most({name: text for name, text in documents.items() if name not in held}, room)
     held = at_most(held, max(HELD_BYTES, size(training.values()) // (ONE_IN - 1)))
     versions = " ".join(f"{deb.name.removesuffix('.deb')}:{_sha(deb)[:12]}" for deb in debs.values())
-    print(f"{kind}: {read / 1e6:.1f} MB read, {size(documents.values()) / 1e6:.1f} MB once", flush=True)
     description = {"held_out": f"one in {ONE_IN} files", f"debian_{kind}": versions}
     return Corpus(training, held, dict.fromkeys(held, kind), _copies(held), description)
 
@@ -313,10 +314,12 @@ def man_text(source: str) -> str:
 
     def say(text: str) -> None:
         nonlocal term
-        if filled and out[-1] and text:
-            out[-1] += " " + text
-        else:
+        if not text:
+            out.extend(["", ""])
+        elif not filled:
             out.append(text)
+        else:
+            out[-1] = f"{out[-1]} {text}" if out[-1] else text
         if term:
             out.append("")
             term = False
