@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import ctypes
 import fcntl
+import json
 import os
 import socket
 import stat
@@ -209,13 +210,15 @@ def prefix(
 ) -> list[str]:
     """Words to put before a command, which then runs inside a `Fence` and may write below `home` alone.
 
-    `home` becomes its HOME and TMPDIR. Inherited descriptors stay open. Empty where there is no Landlock.
+    `home` becomes its HOME and TMPDIR; the rules are written beside it. Inherited descriptors stay open. Empty where there
+    is no Landlock.
     """
     if not ABI:
         return []
-    words = [sys.executable, "-I", "-S", str(Path(__file__).resolve()), "--home", str(home)]
-    for option, places in (("--readable", readable), ("--hidden", hidden), ("--masked", masked)):
-        words += [word for place in places for word in (option, str(place))]
+    places = {"readable": readable, "hidden": hidden, "masked": masked}
+    rules = home.with_name(f"{home.name}.rules.json")  # a file: a corpus may mask more than fits into a command
+    rules.write_text(json.dumps({name: [str(place) for place in given] for name, given in places.items()}))
+    words = [sys.executable, "-I", "-S", str(Path(__file__).resolve()), "--home", str(home), "--rules", str(rules)]
     return [*words, *(["--gpu"] if gpu else []), "--"]
 
 
@@ -350,15 +353,13 @@ def _syscall(*arguments: object) -> int:
 
 
 def main(words: list[str]) -> int:
-    """`python -I -S fence.py --home PATH [--readable|--hidden|--masked PATH]... [--gpu] -- COMMAND...`, see `prefix`.
+    """`python -I -S fence.py --home PATH --rules JSON [--gpu] -- COMMAND...`, see `prefix`.
 
     Becomes the command, fenced. Returns 126, after a line that says why, when it cannot.
     """
     parser = argparse.ArgumentParser(prog="fence.py", allow_abbrev=False)
     parser.add_argument("--home", type=Path, required=True)
-    parser.add_argument("--readable", type=Path, action="append", default=[])
-    parser.add_argument("--hidden", type=Path, action="append", default=[])
-    parser.add_argument("--masked", type=Path, action="append", default=[])
+    parser.add_argument("--rules", type=Path, required=True)
     parser.add_argument("--gpu", action="store_true")
     parser.add_argument("command", nargs="+")
     given = parser.parse_args(words)
@@ -366,7 +367,9 @@ def main(words: list[str]) -> int:
         print("fence.py: this kernel offers no Landlock: run the command without a fence", file=sys.stderr)
         return 126
     try:
-        Fence([given.home], given.readable, given.hidden, masked=given.masked, gpu=given.gpu, apart=True).enter()
+        rules = {name: [Path(place) for place in places] for name, places in json.loads(given.rules.read_bytes()).items()}
+        readable, hidden, masked = rules["readable"], rules["hidden"], rules["masked"]
+        Fence([given.home], readable, hidden, masked=masked, gpu=given.gpu, apart=True).enter()
         os.environ |= {"HOME": str(given.home), "TMPDIR": str(given.home)}
         os.execvp(given.command[0], given.command)
     except OSError as error:

@@ -86,6 +86,16 @@ def test_what_is_masked_and_not_there_seals_nothing_and_breaks_nothing(bench: Ma
 
 
 @fenced_only
+def test_more_masked_files_than_fit_into_a_command_are_all_masked(bench: Make, tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+        many = [Path(folder, f"{'held-out' * 8}-{number}") for number in range(3000)]
+        for place in many:
+            place.write_text("hush")
+        result = bench(pinned=masking(*many)).run()
+    assert (result["status"], result["sealed"]) == ("ok", True)
+
+
+@fenced_only
 def test_a_task_that_gives_training_its_data_is_unsealed(bench: Make) -> None:
     train = ["{python}", "-P", "-m", "toy.train", "--fd", "{feed}", "--seed", "{seed}", "--out", "{out}", "--data", "{data}"]
     result = bench(task={"train": train}).run()
