@@ -121,11 +121,13 @@ class Fence:
         try:
             masks = {place.resolve() for place in masked}
             closed = {place.resolve() for place in hidden} - {Path("/")} | masks  # "/": the home of some users
+            ways = {parent for place in closed for parent in place.parents}
             for folder in set(readable) - closed:
-                for path in _open_places(closed, folder):
+                for path in _open_places(folder, closed, ways):
                     self._allow(path, _READ)
-            for path in {place.parent for place in masks if any(place.is_relative_to(folder) for folder in readable)}:
-                self._allow(path, _READ_DIR)
+            for path in {place.parent for place in masks}:
+                if any(path.is_relative_to(folder) for folder in readable):
+                    self._allow(path, _READ_DIR)
             for path in writable:
                 self._allow(path, _READ | write)
             devices = [Path("/dev", name) for name in _DEVICES]
@@ -222,14 +224,13 @@ def prefix(
     return [*words, *(["--gpu"] if gpu else []), "--"]
 
 
-def _open_places(hidden: set[Path], folder: Path = Path("/")) -> Iterator[Path]:
-    """The largest folders and files that together are everything but what lies below `hidden`.
+def _open_places(folder: Path, hidden: set[Path], ways: set[Path]) -> Iterator[Path]:
+    """The largest files and folders that together are all of `folder` but what lies below `hidden`; `ways`: its parents.
 
     Landlock knows no exceptions, so the way down to each hidden folder is opened sibling by sibling. Links are left
     out: access is decided where they lead.
     """
-    hidden = {place for place in hidden if folder in place.parents}
-    if not hidden:
+    if folder not in ways:
         yield folder
         return
     try:
@@ -237,13 +238,8 @@ def _open_places(hidden: set[Path], folder: Path = Path("/")) -> Iterator[Path]:
     except OSError:
         return
     for entry in entries:
-        if entry.is_symlink() or entry in hidden:
-            continue
-        below = {place for place in hidden if entry in place.parents}
-        if below:
-            yield from _open_places(below, entry)
-        else:
-            yield entry
+        if not entry.is_symlink() and entry not in hidden:
+            yield from _open_places(entry, hidden, ways)
 
 
 def private_network() -> bool:
