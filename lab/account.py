@@ -62,7 +62,7 @@ def account(
         "train_seconds": train_seconds,
         "startup_seconds": startup,
         "data_wait_seconds": number(counts.get("data_wait")),
-        "overtime_seconds": overtime(budget, startup, train_seconds),
+        "overtime_seconds": overtime(budget, counts, train_seconds),
         "score_seconds": score_seconds,
         "wall_seconds": wall_seconds,
         "peak_memory_bytes": peak_memory_bytes,
@@ -76,11 +76,14 @@ def account(
     }
 
 
-def overtime(budget: Budget, startup: float | None, train_seconds: float | None) -> float | None:
-    """Seconds that training went on for after a budget of seconds was spent; None for other budgets, or unknown."""
+def overtime(budget: Budget, counts: Mapping[str, Any] | None, train_seconds: float | None) -> float | None:
+    """Seconds that training went on for after a budget of seconds was spent, or after it had hung up on the feeder; None
+    for other budgets, or unknown."""
+    counts = counts or {}
+    startup, fed = number(counts.get("startup_seconds")), number(counts.get("seconds"))
     if budget.kind != "time" or startup is None or train_seconds is None:
         return None
-    return max(0.0, train_seconds - startup - budget.amount)
+    return max(0.0, train_seconds - startup - (budget.amount if fed is None else fed))
 
 
 def device_name(cuda: str = "") -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 from lab import child as stages
 from lab import limits
-from lab.account import number, overtime
+from lab.account import overtime
 from lab.child import Child
 from lab.disk import taken
 from lab.errors import Stopped
@@ -43,8 +43,7 @@ class Watch:
         self.disk(places)
         self.forgery()
         self.read_counts()
-        startup = number((self.counts or {}).get("startup_seconds"))
-        over = overtime(self.spec.budget, startup, train.seconds)
+        over = overtime(self.spec.budget, self.counts, train.seconds)
         if over is not None and over > OVERTIME_SECONDS:
             raise Stopped("timeout", f"training went on for {over:.0f} s after its budget of {self.spec.budget}")
 

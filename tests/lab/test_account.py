@@ -46,7 +46,9 @@ def test_flops_that_could_not_be_metered_are_unknown_with_the_operators_named_wh
 
 def test_training_after_a_budget_of_seconds_is_overtime() -> None:
     times = {**TIMES, "budget": Budget(kind="time", amount=1.2)}
-    assert account(METERED, None, **times)["overtime_seconds"] == pytest.approx(2.0 - 0.5 - 1.2)
+    assert account(METERED, None, **times)["overtime_seconds"] == pytest.approx(2.0 - 0.5 - 1.4)
+    simple = {name: value for name, value in METERED.items() if name != "seconds"}
+    assert account(simple, None, **times)["overtime_seconds"] == pytest.approx(2.0 - 0.5 - 1.2)
     assert account(METERED, None, **TIMES)["overtime_seconds"] is None
 
 
