@@ -30,7 +30,7 @@ BATCH_NUMBERS = 2**28
 HOST_SECONDS = 90.0
 """Wall clock for everything a host does, imports included; and a second more for each GB of logits."""
 KINDS = ("prose", "code")
-"""What the numbers in `<split>_kind.npy` mean, one for each token of a row."""
+"""What the numbers in `<split>_kind.npy` mean, one for each row."""
 
 
 def score(
@@ -132,10 +132,10 @@ def summary(logs: np.ndarray, rows: np.ndarray, token_bytes: np.ndarray, kind: n
 
 
 def kinds(data: Path, split: str) -> np.ndarray | None:
-    """Which of KINDS each target of a split is: (rows, context); None where the corpus does not say. Raises DataError."""
+    """Which of KINDS each row of a split is; None where the corpus does not say. Raises DataError."""
     if f"{split}_kind" not in (read_manifest(data) or {}):
         return None
-    return load_array(data, f"{split}_kind")[:, 1:]
+    return load_array(data, f"{split}_kind")
 
 
 def main(argv: list[str] | None = None) -> int:
