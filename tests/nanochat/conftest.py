@@ -6,7 +6,6 @@ import importlib.util
 import json
 import shutil
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +20,6 @@ from tests.nanochat.small import Small
 from tests.nanochat.store import Store
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))  # nanochat is a workspace and not installed
 settings.register_profile("shared machine", deadline=None)
 settings.load_profile("shared machine")
 

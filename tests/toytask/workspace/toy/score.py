@@ -34,7 +34,8 @@ def predictions(checkout: Path, weights: list[float], xs: list[float]) -> list[f
     fences = json.loads(os.environ.get("HOST_FENCE", "[]"))
     environment = {name: value for name, value in os.environ.items() if name != "HOST_FENCE"}
     host = subprocess.run(
-        [*(fences[0] if fences else []), sys.executable, "-P", "-m", "toy.host"], cwd=checkout, env={**environment, "PYTHONPATH": str(checkout)},
+        [*(fences[0] if fences else []), sys.executable, "-P", "-m", "toy.host"],
+        cwd=checkout, env={**environment, "PYTHONPATH": str(checkout)},
         input=json.dumps({"weights": weights, "x": xs}) + "\n", capture_output=True, text=True, timeout=HOST_SECONDS,
     )
     if host.returncode != 0:
