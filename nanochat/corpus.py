@@ -202,7 +202,7 @@ def files(path: str, room: int, folder: Path | None = None) -> Corpus:
             left -= len(text.encode())
             if left >= 0 or not corpus.training:
                 corpus.training[name] = text
-        elif (rest := rest - len(text.encode())) >= 0:
+        elif row.get("split") or (rest := rest - len(text.encode())) >= 0:
             corpus.validation[name] = text
             if row.get("kind"):
                 corpus.kinds[name] = row["kind"]
@@ -286,7 +286,7 @@ def cache(kind: str) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nanochat" / kind
 
 
-def bundle(corpus: Corpus, folder: Path, most: int = 210_000_000) -> list[Path]:
+def bundle(corpus: Corpus, folder: Path, most: int = 100_000_000) -> list[Path]:
     """Write a corpus as .jsonl.xz files of at most `most` bytes of text each, which `files` reads back with the same split.
 
     In the order of the names, so that similar files lie within xz's window: kernel source shrinks to an eighth.

@@ -1,7 +1,7 @@
 """Text out of Debian 12 packages: reference prose (`debian-docs`) and source code (`debian-source`), nothing installed.
 
 Called by `corpus.py`. Notable choices: packages are fetched by apt-get, which checks them, and read as streams with dpkg-deb; each
-kind of text is taken in its plainest form (rst before HTML); one document in 33 is held out, by its file.
+kind of text is taken in its plainest form (rst before HTML); one document in 50 is held out, by its file.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from pathlib import Path
 from nanochat.corpus import CODE, SHORTEST, TELLING, Corpus, at_most, cache, fresh, mark, part_of, pieces, size
 from nanochat.errors import DataError
 
-ONE_IN = 33  # documents: one is held out
-HELD_BYTES = 8_000_000  # of validation text of each kind, at most, or its share where that is more
+ONE_IN = 50  # documents: one is held out
+HELD_BYTES = 4_000_000  # of validation text of each kind, at most, or its share where that is more
 BOILERPLATE = 200  # characters; a longer paragraph of code (a licence) is kept once
 LARGEST = 400_000  # bytes; larger source files are tables that a program wrote
 LETTERS = 0.6  # of a source file's characters, blanks included; fewer and it is a table of numbers
