@@ -1,7 +1,9 @@
-"""The model: a GPT with one dial, depth. Width is ASPECT times the depth, heads are width / HEAD_DIM.
+"""The model: a GPT with one dial, depth. Width, heads and all else follow from it (`Config.of`, with sources).
 
-Notable choices: RMSNorm without parameters, also behind the embedding; rotary positions; QK-norm with a multiplier; relu^2
-MLP; no biases; untied head; zero-initialised projections back into the residual stream; logits softly capped.
+Notable choices: RMSNorm without parameters, also behind the embedding; rotary positions; queries and keys normalised, then
+multiplied; relu^2 MLP; value embeddings, gated by head; every layer weighs the stream and the embedding it started from
+anew; sliding windows but in every fourth layer; untied head; zero-initialised projections into the stream; softly capped
+logits; no biases. Weights are fp32; a GPU computes in bf16, a CPU in fp32.
 The evaluator calls `build(config)`, loads the checkpoint into what it returns and asks it for logits: keep that working.
 """
 
@@ -13,10 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-ASPECT = 32
-"""Width per layer: depth 2 gives width 64. More width costs FLOPs in proportion to its square."""
-HEAD_DIM = 32
-"""Channels of an attention head; must divide the width."""
+from nanochat.attention import attend
+from nanochat.kernels import capped_cross_entropy, relu2_mlp, rotate_norm, soft_cap
+
 MLP_RATIO = 4
 """Hidden width of the MLP over the width of the model. Costs FLOPs in proportion."""
 ACTIVATION = "relu2"
@@ -25,6 +26,18 @@ QK_MULTIPLIER = 1.2
 """Queries and keys are normalised, then both multiplied by this: the sharpness of attention."""
 ROTARY_BASE = 10000.0
 """Longest wavelength of the rotary positions over 2 pi, in tokens."""
+WINDOWS = "SSSL"
+"""Pattern of the layers' attention, repeated: S sees the last SHORT_WINDOW of the context, L all. The last layer is always L."""
+SHORT_WINDOW = 0.5
+"""Window of the S layers as a part of the context."""
+VALUE_EMBEDDINGS = True
+"""Every second layer, counted from the last, adds a second embedding of the token to its values."""
+GATE_CHANNELS = 32
+"""Channels of the stream that open and close the value embedding of each head."""
+RESIDUAL_INIT = 1.0
+"""What a layer keeps of the stream at the start; learnt afterwards, one number a layer."""
+X0_INIT = 0.1
+"""What a layer adds of the normalised embedding at the start; learnt afterwards, one number a layer."""
 SOFTCAP = 15.0
 """Logits are squashed into (-SOFTCAP, SOFTCAP) by tanh."""
 EMBED_STD = 1.0
@@ -37,21 +50,35 @@ INIT_SCALE = 1.0
 
 @dataclass
 class Config:
-    """The shape of a model. Saved in the checkpoint as a plain dict."""
+    """The shape of a model. Saved in the checkpoint as a plain dict. `window[i]`: tokens that layer i looks back upon."""
 
     vocab: int
     context: int
     depth: int
     width: int
     heads: int
+    window: list[int]
 
     @classmethod
     def of(cls, depth: int, vocab: int, context: int) -> Config:
-        """Everything that follows from the depth. Raises ValueError when the heads do not fit."""
-        width = ASPECT * depth
-        if width % HEAD_DIM:
-            raise ValueError(f"depth {depth} gives width {width}, which heads of {HEAD_DIM} do not divide: change one of them")
-        return cls(vocab, context, depth, width, width // HEAD_DIM)
+        """Everything that follows from the depth. Raises ValueError when the pieces do not fit.
+
+        Width is 64 times the depth and heads have 128 channels, as in nanochat, whose scaling runs (d10 to d20) found width
+        over depth to matter little between 48 and 80. Below depth 4 both shrink, to 32 and 32: a depth-2 model of 128 channels
+        would cost a CPU three times the seconds and a depth-1 model of 64 could hold no head of 128.
+        """
+        if depth < 1:
+            raise ValueError(f"depth {depth}: give at least 1 layer")
+        width, head = (64 * depth, 128) if depth >= 4 else (32 * depth, 32)
+        if width % head:
+            raise ValueError(
+                f"depth {depth} gives width {width}, which heads of {head} channels do not divide: give an even depth"
+            )
+        if set(WINDOWS) - {"S", "L"} or not WINDOWS:
+            raise ValueError(f"WINDOWS {WINDOWS!r}: give a pattern of S and L, such as SSSL")
+        short = min(context, max(1, round(SHORT_WINDOW * context)))
+        pattern = [WINDOWS[layer % len(WINDOWS)] for layer in range(depth - 1)] + ["L"]
+        return cls(vocab, context, depth, width, width // head, [short if kind == "S" else context for kind in pattern])
 
 
 def norm(x: Tensor) -> Tensor:
@@ -59,29 +86,27 @@ def norm(x: Tensor) -> Tensor:
     return F.rms_norm(x, (x.size(-1),))
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary positions: x is (batch, heads, time, head_dim), cos and sin (time, head_dim / 2)."""
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat((a * cos + b * sin, b * cos - a * sin), dim=-1)
-
-
 class Attention(nn.Module):
-    """Causal self-attention."""
+    """Causal self-attention. Queries and keys come from one product of two matrices, which Muon updates apart."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, layer: int) -> None:
         super().__init__()
-        self.heads = config.heads
-        self.query = nn.Linear(config.width, config.width, bias=False)
-        self.key = nn.Linear(config.width, config.width, bias=False)
-        self.value = nn.Linear(config.width, config.width, bias=False)
-        self.out = nn.Linear(config.width, config.width, bias=False)
+        self.heads, self.window = config.heads, config.window[layer]
+        self.qk = nn.Parameter(torch.empty(2, config.width, config.width))
+        self.value = nn.Parameter(torch.empty(config.width, config.width))
+        self.out = nn.Parameter(torch.empty(config.width, config.width))
+        has_values = VALUE_EMBEDDINGS and (config.depth - 1 - layer) % 2 == 0
+        self.values = nn.Embedding(config.vocab, config.width) if has_values else None
+        self.gate = nn.Parameter(torch.empty(config.heads, min(GATE_CHANNELS, config.width))) if has_values else None
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        shape = (x.size(0), x.size(1), self.heads, -1)
-        q, k, v = (layer(x).view(shape).transpose(1, 2) for layer in (self.query, self.key, self.value))
-        q, k = norm(rotate(q, cos, sin)) * QK_MULTIPLIER, norm(rotate(k, cos, sin)) * QK_MULTIPLIER
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return self.out(y.transpose(1, 2).reshape(x.shape))
+    def forward(self, x: Tensor, tokens: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        qk = F.linear(x, self.qk.flatten(0, 1).to(x.dtype)).view(*x.shape[:2], 2 * self.heads, -1)
+        q, k = rotate_norm(qk, cos, sin, QK_MULTIPLIER)
+        v = F.linear(x, self.value.to(x.dtype)).view(q.shape)
+        if self.values is not None:
+            gate = 2 * torch.sigmoid(F.linear(x[..., : self.gate.size(1)], self.gate.to(x.dtype)))  # 1 at the start
+            v = v + gate[..., None] * self.values(tokens).to(x.dtype).view(v.shape)
+        return F.linear(attend(q, k, v, self.window).reshape(x.shape), self.out.to(x.dtype))
 
 
 class MLP(nn.Module):
@@ -89,29 +114,25 @@ class MLP(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.up = nn.Linear(config.width, MLP_RATIO * config.width, bias=False)
-        self.down = nn.Linear(MLP_RATIO * config.width, config.width, bias=False)
+        self.up = nn.Parameter(torch.empty(MLP_RATIO * config.width, config.width))
+        self.down = nn.Parameter(torch.empty(config.width, MLP_RATIO * config.width))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(activate(self.up(x)))
-
-
-def activate(x: Tensor) -> Tensor:
-    """The nonlinearity named by ACTIVATION."""
-    if ACTIVATION == "relu2":
-        return F.relu(x).square()
-    return {"gelu": F.gelu, "silu": F.silu}[ACTIVATION](x)
+        up, down = self.up.to(x.dtype), self.down.to(x.dtype)
+        if ACTIVATION == "relu2":
+            return relu2_mlp(x, up, down)
+        return F.linear({"gelu": F.gelu, "silu": F.silu}[ACTIVATION](F.linear(x, up)), down)
 
 
 class Block(nn.Module):
     """One layer: attention and MLP, each normalised at its input and added to the stream."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, layer: int) -> None:
         super().__init__()
-        self.attention, self.mlp = Attention(config), MLP(config)
+        self.attention, self.mlp = Attention(config, layer), MLP(config)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        x = x + self.attention(norm(x), cos, sin)
+    def forward(self, x: Tensor, tokens: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        x = x + self.attention(norm(x), tokens, cos, sin)
         return x + self.mlp(norm(x))
 
 
@@ -122,8 +143,10 @@ class GPT(nn.Module):
         super().__init__()
         self.config = config
         self.embed = nn.Embedding(config.vocab, config.width)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
-        self.head = nn.Linear(config.width, config.vocab, bias=False)
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.depth))
+        self.head = nn.Parameter(torch.empty(config.vocab, config.width))
+        self.residual = nn.Parameter(torch.empty(config.depth))
+        self.x0 = nn.Parameter(torch.empty(config.depth))
         half = config.width // config.heads // 2
         frequency = ROTARY_BASE ** (-torch.arange(half) / half)
         angle = torch.outer(torch.arange(config.context), frequency)
@@ -135,25 +158,43 @@ class GPT(nn.Module):
     def reset(self) -> None:
         """Draw the weights of a new model from torch's default generator."""
         nn.init.normal_(self.embed.weight, std=EMBED_STD)
-        nn.init.normal_(self.head.weight, std=UNEMBED_STD)
+        nn.init.normal_(self.head, std=UNEMBED_STD)
+        bound = INIT_SCALE * (3 / self.config.width) ** 0.5  # a uniform has variance bound^2 / 3
         for block in self.blocks:
-            for layer in (block.attention.query, block.attention.key, block.attention.value, block.mlp.up):
-                bound = INIT_SCALE * (3 / layer.in_features) ** 0.5  # a uniform has variance bound^2 / 3
-                nn.init.uniform_(layer.weight, -bound, bound)
-            nn.init.zeros_(block.attention.out.weight)
-            nn.init.zeros_(block.mlp.down.weight)
+            nn.init.uniform_(block.attention.qk, -bound, bound)
+            nn.init.uniform_(block.attention.value, -bound, bound)
+            nn.init.uniform_(block.mlp.up, -bound, bound)
+            nn.init.zeros_(block.attention.out)
+            nn.init.zeros_(block.mlp.down)
+            if block.attention.values is not None:
+                nn.init.uniform_(
+                    block.attention.values.weight, -bound, bound
+                )  # as large as the values they are added to
+                nn.init.zeros_(block.attention.gate)
+        nn.init.constant_(self.residual, RESIDUAL_INIT)
+        nn.init.constant_(self.x0, X0_INIT)
+
+    def features(self, tokens: Tensor) -> Tensor:
+        """What the head reads: (batch, time, width), bf16 on a GPU."""
+        dtype = torch.bfloat16 if tokens.is_cuda else torch.float32
+        cos, sin = self.cos[: tokens.size(1)], self.sin[: tokens.size(1)]
+        x = x0 = norm(self.embed(tokens).to(dtype))
+        residual, again = self.residual.to(dtype), self.x0.to(dtype)
+        for layer, block in enumerate(self.blocks):
+            x = block(residual[layer] * x + again[layer] * x0, tokens, cos, sin)
+        return norm(x)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        time = tokens.size(1)
-        cos, sin = self.cos[:time], self.sin[:time]
-        x = norm(self.embed(tokens))
-        for block in self.blocks:
-            x = block(x, cos, sin)
-        # divided before the head: the stream is narrower than the logits, and elementwise work counts on a CPU
-        return SOFTCAP * torch.tanh(self.head(norm(x) / SOFTCAP))
+        x = self.features(tokens)
+        return soft_cap(F.linear(x, self.head.to(x.dtype)).float(), SOFTCAP)
+
+    def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
+        """Mean cross-entropy in nats, a scalar; on a GPU without the logits in fp32."""
+        x = self.features(tokens)
+        return capped_cross_entropy(x.flatten(0, 1), self.head.to(x.dtype), targets.flatten(), SOFTCAP)
 
 
-def build(config: dict[str, int]) -> GPT:
+def build(config: dict[str, object]) -> GPT:
     """A model of that shape with fresh weights; called by the evaluator with the checkpoint's `config`."""
     return GPT(Config(**config))
 

@@ -1,7 +1,8 @@
-"""The optimiser: Muon for the matrices inside the blocks, AdamW for embedding and head.
+"""The optimiser: Muon for the matrices inside the blocks, AdamW for embeddings, head, gates and the scalars of the stream.
 
-Notable choices: matrices of one shape are orthogonalised together, which saves small models most of the calls; AdamW's learning
-rates hold for width 768 and are scaled by (width / 768)^-0.5; train.py multiplies all of them by its schedule.
+Notable choices: matrices of one shape are updated together, which saves small models most of the calls; Muon orthogonalises
+by Polar Express and evens out the rows' sizes as NorMuon does; weight decay is cautious: it never pulls against an update.
+AdamW's learning rates hold for width 768 and are scaled by (width / 768)^-0.5; train.py multiplies all by its schedule.
 """
 
 from __future__ import annotations
@@ -17,12 +18,20 @@ MUON_RAMP = 0.3
 """Muon: the momentum rises from 0.85 to MUON_MOMENTUM over this part of the budget."""
 MUON_STEPS = 5
 """Muon: iterations of the orthogonalisation, at most 5; each costs three matrix products a matrix."""
-MATRIX_DECAY = 0.0
-"""Muon: decoupled weight decay; a step shrinks the matrices by lr times this."""
-EMBEDDING_LR = 0.004
-"""AdamW: learning rate of the token embedding at width 768; the same as the head's, as one AdamW for both would have."""
+NORMUON_BETA = 0.95
+"""Muon: decay of the average squared size of a row's update, by which rows are evened out; 0 turns that off."""
+MATRIX_DECAY = 0.1
+"""Muon: weight decay where update and weight agree in sign; a step shrinks these by lr times this, less as training ends."""
+EMBEDDING_LR = 0.2
+"""AdamW: learning rate of the token embedding at width 768: fifty times the head's, since a row is updated when it is seen."""
+VALUE_LR = 0.2
+"""AdamW: learning rate of the value embeddings at width 768."""
+VALUE_DECAY = 0.01
+"""AdamW: weight decay of the value embeddings, times their learning rate: they are a quarter of the weights of a d8 model."""
 UNEMBEDDING_LR = 0.004
 """AdamW: learning rate of the head at width 768."""
+SCALAR_LR = 0.02
+"""AdamW: learning rate of the gates and of the scalars of the stream, at any width."""
 ADAM_BETA1 = 0.8
 """AdamW: decay of the average gradient."""
 ADAM_BETA2 = 0.95
@@ -41,48 +50,82 @@ POLAR_EXPRESS = (
 
 
 def orthogonalise(g: Tensor) -> Tensor:
-    """The nearest (semi-)orthogonal matrices to g, (n, rows, columns), roughly: singular values come out near 1."""
+    """The nearest (semi-)orthogonal matrices to g, (n, rows, columns), roughly: singular values come out near 1.
+
+    bf16 on a GPU, which is enough: the iteration only has to end near 1, not at it.
+    """
     tall = g.size(-2) > g.size(-1)
     x = g.mT if tall else g
+    x = x.bfloat16() if x.is_cuda else x
     x = x / (x.norm(dim=(-2, -1), keepdim=True) * 1.02 + 1e-6)
     for a, b, c in POLAR_EXPRESS[:MUON_STEPS]:
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.mT if tall else x
+    return (x.mT if tall else x).float()
+
+
+def even_rows(update: Tensor, square: Tensor, beta: float) -> Tensor:
+    """Updates (n, rows, columns) with rows divided by their running size, the matrix as a whole keeping its norm.
+
+    `square` (n, rows, 1) is the running average and is changed. Li et al. 2025, NorMuon, arXiv:2510.05491.
+    """
+    square.lerp_(update.square().mean(dim=-1, keepdim=True), 1 - beta)
+    even = update / square.sqrt().clamp_min(1e-8)
+    return even * (update.norm(dim=(-2, -1), keepdim=True) / even.norm(dim=(-2, -1), keepdim=True).clamp_min(1e-8))
 
 
 class Muon:
-    """Momentum, orthogonalised. All parameters are matrices (rows, columns) of one shape."""
+    """Momentum, orthogonalised. Parameters hold matrices of one shape, each one (rows, columns) or several (n, rows, columns)."""
 
-    def __init__(self, parameters: list[nn.Parameter], lr: float) -> None:
-        self.parameters, self.lr = parameters, lr * max(1.0, parameters[0].size(0) / parameters[0].size(1)) ** 0.5
-        self.momentum = torch.zeros(len(parameters), *parameters[0].shape)
+    def __init__(self, parameters: list[nn.Parameter]) -> None:
+        rows, columns = parameters[0].shape[-2:]
+        self.parameters, self.lr = parameters, MATRIX_LR * max(1.0, rows / columns) ** 0.5
+        count, device = sum(p.numel() // (rows * columns) for p in parameters), parameters[0].device
+        self.state = {
+            "momentum": torch.zeros(count, rows, columns, device=device),
+            "square": torch.zeros(count, rows, 1, device=device),
+        }
 
-    def step(self, factor: float, progress: float) -> None:
-        ramp = min(1.0, progress / MUON_RAMP) if MUON_RAMP > 0 else 1.0
+    def step(self, factor: Tensor, progress: Tensor) -> None:
+        shape = self.state["momentum"].shape[1:]
+        ramp = (progress / MUON_RAMP).clamp(max=1.0) if MUON_RAMP > 0 else 1.0
         keep = 0.85 + ramp * (MUON_MOMENTUM - 0.85)
-        gradient = torch.stack([p.grad for p in self.parameters])
-        self.momentum.lerp_(gradient, 1 - keep)
-        update = orthogonalise(gradient.lerp(self.momentum, keep))  # Nesterov: a look ahead along the momentum
+        gradient = torch.cat([p.grad.view(-1, *shape) for p in self.parameters])
+        self.state["momentum"].lerp_(gradient, 1 - keep)
+        update = orthogonalise(gradient.lerp(self.state["momentum"], keep))  # Nesterov: a look ahead along the momentum
+        if NORMUON_BETA > 0:
+            update = even_rows(update, self.state["square"], NORMUON_BETA)
         lr = self.lr * factor
-        for p, u in zip(self.parameters, update, strict=True):
-            p.mul_(1 - lr * MATRIX_DECAY).sub_(u, alpha=lr)
+        for p, u in zip(
+            self.parameters, update.split([p.numel() // shape.numel() for p in self.parameters]), strict=True
+        ):
+            u = u.view(p.shape)
+            if MATRIX_DECAY > 0:
+                u = u + MATRIX_DECAY * (1 - progress) * p * (u * p > 0)
+            p.sub_(lr * u)
 
 
 class AdamW:
-    """Adam on one parameter; no weight decay, since embedding and head are not decayed."""
+    """Adam with decoupled weight decay on some parameters that share a learning rate."""
 
-    def __init__(self, parameter: nn.Parameter, lr: float) -> None:
-        self.parameter, self.lr, self.count = parameter, lr, 0
-        self.mean, self.square = torch.zeros_like(parameter), torch.zeros_like(parameter)
+    def __init__(self, parameters: list[nn.Parameter], lr: float, decay: float = 0.0) -> None:
+        self.parameters, self.lr, self.decay = parameters, lr, decay
+        self.state = {
+            "mean": [torch.zeros_like(p) for p in parameters], "square": [torch.zeros_like(p) for p in parameters],
+            "count": torch.zeros((), device=parameters[0].device),
+        }  # fmt: skip
 
-    def step(self, factor: float, progress: float) -> None:
-        g = self.parameter.grad
-        self.count += 1
-        self.mean.lerp_(g, 1 - ADAM_BETA1)
-        self.square.lerp_(g.square(), 1 - ADAM_BETA2)
-        scale = (self.square / (1 - ADAM_BETA2**self.count)).sqrt_().add_(ADAM_EPS)
-        self.parameter.addcdiv_(self.mean, scale, value=-self.lr * factor / (1 - ADAM_BETA1**self.count))
+    def step(self, factor: Tensor, progress: Tensor) -> None:
+        self.state["count"].add_(1)
+        lr = self.lr * factor / (1 - ADAM_BETA1 ** self.state["count"])
+        correction = 1 / (1 - ADAM_BETA2 ** self.state["count"])
+        for p, mean, square in zip(self.parameters, self.state["mean"], self.state["square"], strict=True):
+            mean.lerp_(p.grad, 1 - ADAM_BETA1)
+            square.lerp_(p.grad.square(), 1 - ADAM_BETA2)
+            update = mean / ((square * correction).sqrt() + ADAM_EPS)
+            if self.decay > 0:
+                update = update + self.decay * p * (update * p > 0)
+            p.sub_(lr * update)
 
 
 class Optimizer:
@@ -90,15 +133,49 @@ class Optimizer:
 
     def __init__(self, model: nn.Module) -> None:
         scale = (model.config.width / 768) ** -0.5
-        shapes: dict[torch.Size, list[nn.Parameter]] = {}
-        for p in model.blocks.parameters():
-            shapes.setdefault(p.shape, []).append(p)
-        self.groups: list[Muon | AdamW] = [Muon(parameters, MATRIX_LR) for parameters in shapes.values()]
-        self.groups += [AdamW(model.embed.weight, EMBEDDING_LR * scale), AdamW(model.head.weight, UNEMBEDDING_LR * scale)]
-        self.model = model
+        matrices: dict[torch.Size, list[nn.Parameter]] = {}
+        values, scalars = [], [model.residual, model.x0]
+        for block in model.blocks:
+            for p in (block.attention.qk, block.attention.value, block.attention.out, block.mlp.up, block.mlp.down):
+                matrices.setdefault(p.shape[-2:], []).append(p)
+            if block.attention.values is not None:
+                values.append(block.attention.values.weight)
+                scalars.append(block.attention.gate)
+        self.groups: list[Muon | AdamW] = [Muon(parameters) for parameters in matrices.values()]
+        self.groups += [AdamW([model.embed.weight], EMBEDDING_LR * scale), AdamW([model.head], UNEMBEDDING_LR * scale)]
+        self.groups += [AdamW(scalars, SCALAR_LR)]
+        self.groups += [AdamW(values, VALUE_LR * scale, VALUE_DECAY)] if values else []
+        self.parameters = [p for group in self.groups for p in group.parameters]
+        # numbers as tensors: a compiled step would be compiled anew for each value of a float
+        self.factor, self.progress = (torch.zeros((), device=model.embed.weight.device) for _ in range(2))
+        compiled = model.embed.weight.is_cuda
+        self.update = torch.compile(self._update, dynamic=False) if compiled else self._update
+
+    def step(self, factor: float, progress: float) -> None:
+        """Update all parameters by their gradients and drop these."""
+        self.factor.fill_(factor)
+        self.progress.fill_(progress)
+        self.update()
+        for p in self.parameters:
+            p.grad = None
 
     @torch.no_grad()
-    def step(self, factor: float, progress: float) -> None:
+    def _update(self) -> None:
         for group in self.groups:
-            group.step(factor, progress)
-        self.model.zero_grad(set_to_none=True)
+            group.step(self.factor, self.progress)
+
+    def state_dict(self) -> list[dict[str, object]]:
+        """The groups' states, in order."""
+        return [group.state for group in self.groups]
+
+    @torch.no_grad()
+    def load_state_dict(self, states: list[dict[str, object]] | None) -> None:
+        """Take over the groups' states; None sets all to the zeros of a new optimiser."""
+        for group, state in zip(self.groups, states or [None] * len(self.groups), strict=True):
+            for name, value in group.state.items():
+                own = value if isinstance(value, list) else [value]
+                given = (
+                    [None] * len(own) if state is None else state[name] if isinstance(value, list) else [state[name]]
+                )
+                for tensor, new in zip(own, given, strict=True):
+                    tensor.zero_() if new is None else tensor.copy_(new)

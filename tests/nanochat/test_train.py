@@ -63,7 +63,7 @@ def test_a_loss_that_is_no_number_ends_the_run_in_one_line(tiny_run: Callable[[s
 @pytest.mark.slow
 def test_training_stops_with_one_line_when_its_feeder_dies(tiny_run: Callable[[str], TinyRun]) -> None:
     run = tiny_run("orphan")
-    run.edit("train.py", "        optimizer.step(", "        time.sleep(0.1)\n        optimizer.step(")
+    run.edit("train.py", "        self.optimizer.step(", "        time.sleep(0.1)\n        self.optimizer.step(")
     counts = run.work / "counts.json"
 
     def kill_feeder() -> None:
