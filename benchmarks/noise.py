@@ -23,7 +23,7 @@ from typing import Any, cast
 from tasks import spec
 from tasks.knobs import Value, read_knobs, write_knobs
 
-NEVER_KNOBS = ("MLP_RATIO",)  # not FLOPs-neutral: what it gains may be bought
+NEVER_KNOBS = ("MLP_RATIO", "BATCH_SCALE")  # they cost more FLOPs: what they gain may be bought
 
 
 def lay(task: spec.Task, files: dict[str, bytes], work: Path) -> None:
