@@ -102,6 +102,38 @@ def test_a_person_trains_by_hand_without_a_feeder(data: Path, tmp_path: Path, tr
     assert "100%  step     3" in done.stdout
 
 
+def by_hand(trained: TinyRun, data: Path, out: Path, *words: str, launch: tuple[str, ...] = ()) -> dict[str, torch.Tensor]:
+    """Weights of a run of eight steps that a person started."""
+    command = [sys.executable, *launch, "-m", "nanochat.train", "--out", str(out), "--budget", '{"kind": "steps", "amount": 8}']
+    command += ["--scale", str(trained.work / "scale.json"), "--data", str(data), "--seed", "3", *words]
+    env = {"PATH": os.environ["PATH"], "HOME": str(out.parent), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=trained.work / "checkout", env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found: dict[str, torch.Tensor] = torch.load(out / "checkpoint.pt", weights_only=True)["model"]
+    return found
+
+
+@pytest.mark.slow
+def test_a_run_that_was_resumed_ends_where_it_would_have(data: Path, tmp_path: Path, trained: TinyRun) -> None:
+    whole = by_hand(trained, data, tmp_path / "whole", "--save-every", "5")
+    rest = by_hand(trained, data, tmp_path / "rest", "--resume", str(tmp_path / "whole" / "state.pt"))
+    assert all(torch.equal(whole[name], rest[name]) for name in whole)
+    other = [sys.executable, "-m", "nanochat.train", "--resume", str(tmp_path / "whole" / "checkpoint.pt"), "--data", str(data)]
+    other += ["--scale", str(trained.work / "scale.json"), "--out", str(tmp_path / "none")]
+    done = subprocess.run(other, cwd=trained.work / "checkout", env={"HOME": str(tmp_path)}, capture_output=True, text=True)
+    assert done.returncode == 1 and "cannot be resumed from" in done.stdout.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_two_processes_under_torchrun_train_the_same_model(data: Path, tmp_path: Path, trained: TinyRun) -> None:
+    alone = by_hand(trained, data, tmp_path / "alone")
+    both = ("-m", "torch.distributed.run", "--standalone", "--local-addr", "localhost", "--nproc-per-node", "2")
+    shared = by_hand(trained, data, tmp_path / "shared", launch=both)
+    far = {name: float((alone[name] - shared[name]).norm() / alone[name].norm()) for name in alone}
+    # Adam takes a gradient of rounding noise for a whole step; matrices and head hardly have such
+    assert max(far.values()) < 0.05, far
+
+
 @pytest.mark.slow
 def test_a_depth_or_a_budget_that_cannot_be_is_one_line(data: Path, tmp_path: Path, trained: TinyRun) -> None:
     for extra, message in ((["--budget", '{"kind": "tokens", "amount": 5}'], "smaller than one row"), (["--feed", "77"], "no open socket")):
