@@ -1,7 +1,8 @@
 """What is each ingredient of the baseline worth? Leaves them out one at a time and prints a table in sigmas of the baseline.
 
 python benchmarks/ingredients.py --seeds 5 --record ingredients.jsonl                   the cpu scale, an hour on two cores
-python benchmarks/ingredients.py --scale d8 --seeds 1 --budget time:60 --data FOLDER    on a GPU; --only NAMES for some of them
+python benchmarks/ingredients.py --scale d8 --seeds 1 --budget time:60 --data FOLDER    on a GPU; --only NAMES for some of them,
+    --args '{"corpus": "files", "corpus_path": "text"}' for another text
 
 Every number comes from whole runs: feeder, trainer and scorer as processes of their own, as the laboratory starts them. An ingredient
 is left out by a patch of the shipped source, which must fit. Runs that are in the record already are not done again.
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shutil
 import statistics
 import subprocess
 import sys
@@ -33,6 +35,8 @@ ROTATION = "rotate_norm(qk, cos, sin, QK_MULTIPLIER)"
 PLAIN = "torch.cat((a * c + b * s, b * c - a * s), dim=-1).chunk(2, dim=2)"
 MUON = "[Muon(parameters) for parameters in matrices.values()]"
 STREAM = "residual[layer] * x + again[layer] * x0"
+SCORED = ("status", "reason", "metric", "parts", "params", "agreement", "host_memory_bytes", "checkpoint_bytes")
+COUNTED = ("tokens", "steps", "seconds", "startup_seconds", "data_wait", "flops", "flops_per_token", "flops_unknown", "metered")
 Patch = tuple[str, str, str]
 WITHOUT: dict[str, list[Patch]] = {
     "baseline": [],
@@ -85,8 +89,11 @@ def patched(files: dict[str, bytes], patches: list[Patch]) -> dict[str, bytes]:
     return files
 
 
-def measure(task: spec.Task, data: Path, name: str, seed: int) -> dict[str, Any]:
-    """One whole run without the ingredient: {name, seed, status, metric, parts, train_seconds, tokens, steps, ...}."""
+def measure(task: spec.Task, data: Path, name: str, seed: int, keep: Path | None = None) -> dict[str, Any]:
+    """One whole run without the ingredient: {name, seed, status, metric, parts, train_seconds, tokens, steps, ...}.
+
+    The checkpoint is copied to `keep`/NAME-SEED.pt.
+    """
     with tempfile.TemporaryDirectory(prefix="ingredients-") as folder:
         work = Path(folder)
         lay(task, patched(spec.workspace_files(task, spec.folder(task.name)), WITHOUT[name]), work)
@@ -103,24 +110,15 @@ def measure(task: spec.Task, data: Path, name: str, seed: int) -> dict[str, Any]
         if code:
             said = (work / "log").read_text().strip().splitlines() or [""]
             return {**record, "status": "crashed", "reason": said[-1], "metric": {}}
+        if keep:
+            keep.mkdir(parents=True, exist_ok=True)
+            shutil.copy(work / "out" / "checkpoint.pt", keep / f"{name.replace(' ', '-')}-{seed}.pt")
         counts = json.loads((work / "counts.json").read_text())
+        begun = time.monotonic()
         scored = score(task, work, data, seed, ("search", "audit"), subprocess.DEVNULL)
-        record |= {key: scored.get(key) for key in ("status", "reason", "metric", "parts", "params")}
-        kept = (
-            "tokens",
-            "steps",
-            "seconds",
-            "startup_seconds",
-            "data_wait",
-            "flops",
-            "flops_per_token",
-            "flops_unknown",
-        )
-        return {
-            **record,
-            **{key: counts.get(key) for key in kept},
-            "last_line": (work / "log").read_text().splitlines()[-1],
-        }
+        record["score_seconds"] = time.monotonic() - begun
+        record |= {key: scored.get(key) for key in SCORED} | {key: counts.get(key) for key in COUNTED}
+        return {**record, "log": (work / "log").read_text().splitlines()[-12:]}
 
 
 def table(records: list[dict[str, Any]], split: str) -> None:
@@ -158,6 +156,8 @@ def main() -> None:
     parser.add_argument(
         "--budget", default="", metavar="KIND:AMOUNT", help="instead of the scale's own, such as time:60"
     )
+    parser.add_argument("--args", type=json.loads, default={}, help="JSON laid over the scale's args: another corpus, say")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="copy the checkpoints here")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--data", type=Path, help="prepared data to use, or to fill")
     parser.add_argument(
@@ -172,10 +172,12 @@ def main() -> None:
     args = parser.parse_args()
     begun = time.monotonic()
     task = spec.load("nanochat", args.scale)
+    budget = task.scale.budget
     if args.budget:
         kind, _, amount = args.budget.partition(":")
         budget = spec.Budget.model_validate({"kind": kind, "amount": float(amount)})
-        task = task.model_copy(update={"scale": task.scale.model_copy(update={"budget": budget})})
+    changed = {"budget": budget, "args": {**task.scale.args, **args.args}}
+    task = task.model_copy(update={"scale": task.scale.model_copy(update=changed)})
     names = ["baseline", *(args.only.split(",") if args.only else [name for name in WITHOUT if name != "baseline"])]
     if unknown := [name for name in names if name not in WITHOUT]:
         raise SystemExit(f"no ingredient {unknown[0]!r}: choose from {', '.join(WITHOUT)}")
@@ -195,7 +197,7 @@ def main() -> None:
         def one(what: tuple[str, int]) -> None:
             if time.monotonic() - begun > args.seconds:
                 return
-            record = measure(task, data, *what)
+            record = measure(task, data, *what, args.keep)
             records.append(record)
             with args.record.open("a") as handle:
                 handle.write(json.dumps(record) + "\n")

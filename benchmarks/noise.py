@@ -25,6 +25,8 @@ from tasks.knobs import Value, read_knobs, write_knobs
 
 NEVER_KNOBS = ("MLP_RATIO", "BATCH_SCALE")  # they cost more FLOPs: what they gain may be bought
 
+KEPT = ("CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
+
 
 def lay(task: spec.Task, files: dict[str, bytes], work: Path) -> None:
     """The folders of one run: `checkout` with all files, `protected` with the protected ones, `scale.json`."""
@@ -46,11 +48,13 @@ def command(words: list[str], work: Path, data: Path, **values: object) -> list[
 
 
 def environment(task: spec.Task, work: Path, path: str) -> dict[str, str]:
-    """Built from nothing, as a run's is. `path` is the folder of `work` that Python may import from."""
+    """Built from nothing, as a run's is, but for the GPU and the compiler's caches. `path` is the folder of `work` that
+    Python may import from."""
     threads = str(task.scale.threads)
     return {
         "PATH": os.environ["PATH"], "LANG": "C.UTF-8", "HOME": str(work), "PYTHONHASHSEED": "0",
         "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": threads, "PYTHONPATH": str(work / path),
+        **{name: os.environ[name] for name in KEPT if name in os.environ},
     }  # fmt: skip
 
 
