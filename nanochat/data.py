@@ -54,10 +54,12 @@ SETTINGS: dict[str, Any] = {
     "train_bytes": 12_000_000,  # at most so much training text
     "max_rows": 256,  # largest batch that the feeder serves
     "batch_tokens": 1024,  # tokens of a step of the optimiser
+    "core_path": "",  # the published folder eval_bundle, for split `core`; empty: that split cannot be scored
+    "core_examples": 500,  # at most so many of each of its tasks
 }
 """What a scale may set (its `args`), with the defaults of scale `cpu`."""
 PREPARED = ("corpus", "corpus_path", "corpus_url", "shards", "vocab", "context", "eval_rows", "train_bytes")
-"""Settings that prepared data depends on."""
+"""Settings that prepared data depends on, and core_path where it is given."""
 FORMAT = 2
 """Of the prepared files; another number prepares them anew."""
 BUDGET = '{"kind": "tokens", "amount": 409600}'
@@ -94,7 +96,8 @@ def read_settings(path: str | Path | None) -> dict[str, Any]:
 
 def settings_hash(settings: dict[str, Any]) -> str:
     """Hash of those settings that prepared data depends on."""
-    wanted = {name: settings[name] for name in PREPARED} | {"format": FORMAT}
+    given = ["core_path"] if settings["core_path"] else []
+    wanted = {name: settings[name] for name in [*PREPARED, *given]} | {"format": FORMAT}
     return _sha(json.dumps(wanted, sort_keys=True).encode())
 
 
@@ -106,20 +109,26 @@ def prepare(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
 
     train.npy: uint16, all documents one behind the other, without BOS. train_offsets.npy: int64, where each begins.
     search, audit, locked.npy: uint16, rows x (context + 1), each beginning with BOS; <split>_kind.npy: uint8, index into KINDS
-    of each row. token_bytes.npy: int32, bytes of each token. tokenizer.json. And last manifest.json: hashes and counts, and in
-    `mask` the paths (absolute) whose content holds validation text. Every file is renamed into place and depends on the text
-    alone, so that two at a time do no harm.
+    of each row. token_bytes.npy: int32, bytes of each token. tokenizer.json. core.json, where core_path is given: the tasks of
+    CORE. And last manifest.json: hashes and counts, and in `mask` the paths (absolute) whose content holds validation text.
+    Every file is renamed into place and depends on the text alone, so that two at a time do no harm.
     """
     manifest = read_manifest(folder)
     if (
         manifest
         and manifest.get("settings") == settings_hash(settings)
-        and all((folder / f).is_file() for f in _files())
+        and all((folder / f).is_file() for f in _files(settings))
     ):
         return manifest
-    from nanochat import corpus  # here, since the feeder and the scorer do without these
+    from nanochat import core, corpus  # here, since the feeder and the scorer do without these
     from nanochat.tokenizer import Tokenizer
 
+    bundle = Path(settings["core_path"]).expanduser().resolve() if settings["core_path"] else None
+    if bundle and folder.resolve().is_relative_to(bundle):
+        raise DataError(
+            f"{folder} lies inside core_path {bundle}, which is hidden from training: prepare into another folder"
+        )
+    tasks = core.dump(core.read_bundle(bundle)) if bundle else b""
     found = corpus.documents(settings, folder)
     sample = corpus.at_most(found.training, TOKENIZER_BYTES * settings["vocab"])
     try:
@@ -140,6 +149,9 @@ def prepare(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
         _save(folder, name, [array], array.shape, array.dtype)
     with _renamed(folder / "tokenizer.json") as handle:
         handle.write(tokenizer.dump().encode())
+    if bundle:
+        with _renamed(folder / "core.json") as handle:
+            handle.write(tasks)
     train = np.load(folder / "train.npy", mmap_mode="r")
     listing = hashlib.sha256()
     for part in (training, found.validation):
@@ -161,7 +173,8 @@ def prepare(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
         "validation_documents": len(found.validation),
         **{f"{split}_rows": int(arrays[split].shape[0]) for split in SPLITS},
         **{f"{split}_bytes": int(arrays["token_bytes"][arrays[split][:, 1:]].sum()) for split in SPLITS},
-        "mask": found.mask,
+        **({"core": _sha(tasks)} if bundle else {}),
+        "mask": [*found.mask, *([str(bundle)] if bundle else [])],
     }
     with _renamed(folder / "manifest.json") as handle:
         handle.write((json.dumps(manifest, indent=1) + "\n").encode())
@@ -252,9 +265,27 @@ def load_array(folder: Path, name: str) -> np.ndarray:
     return np.asarray(array)
 
 
-def _files() -> list[str]:
+def checked(folder: Path, name: str) -> Path:
+    """Where NAME.json lies that prepare wrote, its content checked against the manifest. Raises DataError."""
+    manifest, path = read_manifest(folder) or {}, folder / f"{name}.json"
+    if name == "core" and name not in manifest:
+        raise DataError(
+            f"{folder} holds no tasks of CORE: set core_path to the published folder eval_bundle and prepare again"
+        )
+    try:
+        found = _sha(path.read_bytes())
+    except OSError as error:
+        found = error.strerror
+    if found != manifest.get(name):
+        raise DataError(
+            f"{path} is not what the manifest says: delete the folder and run `python -m nanochat.data prepare --data {folder}`"
+        )
+    return path
+
+
+def _files(settings: dict[str, Any]) -> list[str]:
     arrays = ["train", "train_offsets", "token_bytes", *SPLITS, *(f"{split}_kind" for split in SPLITS)]
-    return [f"{name}.npy" for name in arrays] + ["tokenizer.json"]
+    return [f"{name}.npy" for name in arrays] + ["tokenizer.json"] + (["core.json"] if settings["core_path"] else [])
 
 
 def _sha(raw: bytes | np.ndarray) -> str:

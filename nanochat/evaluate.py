@@ -4,7 +4,8 @@ Called by the laboratory as `python -P -m nanochat.evaluate score`, with only th
 model hosts (hosted.py, host.py), fresh processes on the experiment's checkout, for logits. Notable choices:
 - hosts get token ids; the log-softmax is ours and bytes are counted from the raw bytes of the tokens;
 - the scored rows are the probes: agreement.py cuts and orders them for each host and compares the answers;
-- rows and context are the task's, and only the log-probability of each target is kept.
+- rows and context are the task's, and only the log-probability of each target is kept;
+- CORE (core.py) is asked of the same hosts, after the probes.
 Anything amiss with the model ends as {"status": "invalid", "reason": ...}; damaged data is an error and exit code 2.
 """
 
@@ -15,15 +16,15 @@ import json
 import math
 import os
 import sys
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from nanochat import core
 from nanochat.agreement import TOLERANCES, Disagreement, Plan, agreed, plans
-from nanochat.data import SPLITS, DataError, load_array, read_manifest, read_settings
-from nanochat.hosted import Host, InvalidModel, fences, kernel, open_checkpoint
+from nanochat.data import SPLITS, DataError, checked, load_array, read_manifest, read_settings
+from nanochat.hosted import Host, InvalidModel, fences, kernel, open_checkpoint, together
 
 BATCH_NUMBERS = 2**28
 """Logits of one batch at most, 1 GiB: 16 rows at context 2048 and vocabulary 8192. Never less than 8 rows nor more than 64."""
@@ -36,7 +37,10 @@ KINDS = ("prose", "code")
 def score(
     data: Path, settings: dict[str, Any], checkout: Path, out: Path, splits: list[str], seconds: float | None = None
 ) -> dict[str, Any]:
-    """The content of the result file. Raises DataError when the prepared data is at fault; the model's faults are `invalid`."""
+    """The content of the result file. Raises DataError when the prepared data is at fault; the model's faults are `invalid`.
+
+    `core` alone is scored together with `search`, whose rows are probes of another kind.
+    """
     result: dict[str, Any] = {
         "status": "ok",
         "reason": "",
@@ -46,25 +50,32 @@ def score(
         "position_loss": {},
         "parts": {},
     }
+    prompts = questions(data, settings) if core.SPLIT in splits else None
+    splits = [split for split in splits if split != core.SPLIT] or ["search"]
     token_bytes = load_array(data, "token_bytes")
     rows = {split: load_array(data, split) for split in splits}
     tokens = np.concatenate(list(rows.values()))
     context, vocab = settings["context"], settings["vocab"]
     shape = (min(64, max(8, BATCH_NUMBERS // (context * vocab))), context, vocab)
-    seconds = seconds or HOST_SECONDS + len(tokens) * context * vocab * 4 / 1e9
+    total = len(tokens) + (len(prompts.begin) if prompts else 0)
+    seconds = seconds or HOST_SECONDS + total * context * vocab * 4 / 1e9
     # unseeded: nobody can know what is cut where, and the metric does not depend on it
     both = plans([len(part) for part in rows.values()], context, shape[0], np.random.default_rng())
     hosts: list[Host] = []
     try:
         for fence in fences():
             hosts.append(Host(checkout, open_checkpoint(out / "checkpoint.pt"), fence, shape, seconds))
-        hello, logs = ask(hosts, both, tokens)
-        scored, agreement = agreed(logs, both, TOLERANCES[hello["device"]])
+        hello = greet(hosts)
+        tolerance = TOLERANCES[hello["device"]]
+        scored, agreement = agreed(ask(hosts, both, tokens), both, tolerance)
         for split, part in zip(
             splits, np.split(np.arange(len(tokens)), np.cumsum([len(part) for part in rows.values()])[:-1]), strict=True
         ):
             for name, value in summary(scored[part], rows[split], token_bytes, kinds(data, split)).items():
                 result[name][split] = value
+        if prompts:
+            value, parts, agreement[core.SPLIT] = core.score(hosts, prompts, shape[0], tolerance)
+            result["metric"][core.SPLIT], result["parts"][core.SPLIT] = value, parts
     except (InvalidModel, Disagreement) as error:
         return {
             **result,
@@ -78,7 +89,7 @@ def score(
         for host in hosts:
             host.close()
     return {
-        **result, "params": hello["params"], "eval_tokens": len(tokens) * context, "agreement": agreement,
+        **result, "params": hello["params"], "eval_tokens": total * context, "agreement": agreement,
         "checkpoint_bytes": (out / "checkpoint.pt").stat().st_size,
         "host_seconds": max(host.wall_seconds for host in hosts),
         "host_cpu_seconds": max(host.cpu_seconds for host in hosts),
@@ -86,30 +97,35 @@ def score(
     }  # fmt: skip
 
 
-def ask(hosts: list[Host], both: tuple[Plan, Plan], tokens: np.ndarray) -> tuple[dict[str, Any], np.ndarray]:
-    """(what both hosts say of the model, log-probabilities of the targets: float32 (2, rows, context)). Raises InvalidModel."""
+def greet(hosts: list[Host]) -> dict[str, Any]:
+    """What both hosts say of the model. Raises InvalidModel."""
+    a, b = together(hosts, lambda number: hosts[number].hello())
+    if a != b:
+        raise InvalidModel(f"two hosts of one checkpoint say {a} and {b}")
+    return a
+
+
+def ask(hosts: list[Host], both: tuple[Plan, Plan], tokens: np.ndarray) -> np.ndarray:
+    """Log-probabilities of the targets by each host, float32 (2, rows, context). Raises InvalidModel."""
     logs = np.empty((2, len(tokens), tokens.shape[1] - 1), dtype=np.float32)
     target_logs = kernel(tokens.shape[1] - 1, hosts[0].vocab)
 
-    def one(number: int) -> dict[str, Any]:
+    def one(number: int) -> None:
         host, plan = hosts[number], both[number]
-        hello = host.hello()
         for part in plan.batches:
             host.ask(plan.inputs(tokens, part))
             logs[number, part] = target_logs(host.logits, tokens[part, 1:], host.vocab)
-        return hello
 
-    with ThreadPoolExecutor(2) as pool:
-        told = [pool.submit(one, number) for number in (0, 1)]
-        for future in as_completed(told):
-            if future.exception():
-                for host in hosts:
-                    host.kill()
-                future.result()
-    a, b = (future.result() for future in told)
-    if a != b:
-        raise InvalidModel(f"two hosts of one checkpoint say {a} and {b}")
-    return a, logs
+    together(hosts, one)
+    return logs
+
+
+def questions(data: Path, settings: dict[str, Any]) -> core.Prompts:
+    """What the hosts are asked for CORE. Raises DataError."""
+    from nanochat.tokenizer import Tokenizer  # here, since the other splits do without
+
+    tasks, tokenizer = core.load(checked(data, "core")), Tokenizer.load(checked(data, "tokenizer"))
+    return core.lay_out(tasks, tokenizer, settings["context"], settings["core_examples"])
 
 
 def summary(logs: np.ndarray, rows: np.ndarray, token_bytes: np.ndarray, kind: np.ndarray | None) -> dict[str, Any]:
@@ -146,7 +162,7 @@ def main(argv: list[str] | None = None) -> int:
     scorer.add_argument("--scale", help="JSON file with the scale's settings")
     scorer.add_argument("--checkout", type=Path, required=True, help="clean checkout of the experiment's code")
     scorer.add_argument("--out", type=Path, required=True, help="folder with checkpoint.pt")
-    scorer.add_argument("--splits", default="search", help="comma-separated, of search, audit, locked")
+    scorer.add_argument("--splits", default="search", help="comma-separated, of search, audit, locked, core")
     scorer.add_argument(
         "--seconds",
         type=float,
@@ -156,8 +172,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         splits = list(dict.fromkeys(args.splits.split(",")))
-        if set(splits) - set(SPLITS):
-            raise DataError(f"--splits {args.splits}: choose from {', '.join(SPLITS)}")
+        if set(splits) - {*SPLITS, core.SPLIT}:
+            raise DataError(f"--splits {args.splits}: choose from {', '.join((*SPLITS, core.SPLIT))}")
         result = score(args.data, read_settings(args.scale), args.checkout, args.out, splits, args.seconds)
         temporary = args.result.with_name(f".{args.result.name}.{os.getpid()}.tmp")
         temporary.write_text(json.dumps(result, indent=1) + "\n")

@@ -26,8 +26,9 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -38,6 +39,9 @@ from nanochat.host import ANSWERED, ASKED, LIMIT
 CHUNK_NUMBERS = 2**19
 """Logits that are worked on at a time in numpy: they stay in a core's cache."""
 LOG_TAIL = 4000  # bytes kept of what a host prints
+
+
+T = TypeVar("T")
 
 
 class InvalidModel(Exception):
@@ -165,6 +169,18 @@ class Host:
         shutil.rmtree(self._home, ignore_errors=True)
 
 
+def together(hosts: list[Host], work: Callable[[int], T]) -> list[T]:
+    """What `work` says for the number of each host, in a thread each. What one of them raises ends all hosts and is raised."""
+    with ThreadPoolExecutor(len(hosts)) as pool:
+        told = [pool.submit(work, number) for number in range(len(hosts))]
+        for future in as_completed(told):
+            if future.exception():
+                for host in hosts:
+                    host.kill()
+                future.result()
+    return [future.result() for future in told]
+
+
 def shared_memory(size: int) -> int:
     """Descriptor of that many bytes which the other side can neither shrink nor grow (on Linux; elsewhere a file)."""
     if not hasattr(os, "memfd_create"):
@@ -209,8 +225,14 @@ def fences() -> list[list[str]]:
 
 # --- log-probabilities -----------------------------------------------------------------------------------------------
 
-Kernel = Callable[[int, np.ndarray, int], np.ndarray]
-"""(descriptor, targets (rows, context), vocab) -> float32 log-probabilities of the targets (rows, context)."""
+
+class Kernel(Protocol):
+    """Log-probabilities of targets, float32 of their shape, by logits in shared memory from position `first` on; into `top`,
+    where given (bool, as many as targets), whether each target is its position's likeliest token: of several alike, one is."""
+
+    def __call__(
+        self, descriptor: int, targets: np.ndarray, vocab: int, first: int = 0, top: np.ndarray | None = None
+    ) -> np.ndarray: ...
 
 
 def kernel(context: int, vocab: int) -> Kernel:
@@ -218,7 +240,9 @@ def kernel(context: int, vocab: int) -> Kernel:
     return numpy_logs if context * vocab < 2**20 else _torch_kernel()
 
 
-def numpy_logs(descriptor: int, targets: np.ndarray, vocab: int) -> np.ndarray:
+def numpy_logs(
+    descriptor: int, targets: np.ndarray, vocab: int, first: int = 0, top: np.ndarray | None = None
+) -> np.ndarray:
     """Raises InvalidModel where a target has no probability, or logits are no numbers. Another process may be writing
     meanwhile: everything is copied before it is looked at."""
     flat = targets.reshape(-1)
@@ -227,9 +251,12 @@ def numpy_logs(descriptor: int, targets: np.ndarray, vocab: int) -> np.ndarray:
     for begin in range(0, flat.size, step):
         chosen = flat[begin : begin + step]
         logits = np.empty((chosen.size, vocab), dtype=np.float32)
-        _copy(descriptor, logits, begin * vocab * 4)
+        _copy(descriptor, logits, (first + begin) * vocab * 4)
+        best = logits.argmax(-1)
+        if top is not None:
+            top[begin : begin + step] = best == chosen
         with np.errstate(all="ignore"):
-            logits -= logits.max(-1, keepdims=True)
+            logits -= logits[np.arange(chosen.size), best][:, None]
             picked = logits[np.arange(chosen.size), chosen]
             logs[begin : begin + step] = picked - np.log(np.exp(logits, out=logits).sum(-1))
     return _finite(logs).reshape(targets.shape)
@@ -241,7 +268,9 @@ def _torch_kernel() -> Kernel:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     local = threading.local()  # one buffer for each host's thread
 
-    def torch_logs(descriptor: int, targets: np.ndarray, vocab: int) -> np.ndarray:
+    def torch_logs(
+        descriptor: int, targets: np.ndarray, vocab: int, first: int = 0, top: np.ndarray | None = None
+    ) -> np.ndarray:
         """As numpy_logs."""
         flat = torch.from_numpy(targets.reshape(-1).astype(np.int64)).to(device)
         step = max(1, (CHUNK_NUMBERS << (7 if device == "cuda" else 3)) // vocab)
@@ -251,11 +280,12 @@ def _torch_kernel() -> Kernel:
         for begin in range(0, len(flat), step):
             chosen = flat[begin : begin + step, None]
             copy = local.buffer[: len(chosen)]
-            _copy(descriptor, copy.numpy(), begin * vocab * 4)
+            _copy(descriptor, copy.numpy(), (first + begin) * vocab * 4)
             logits = copy.to(device)
-            logits -= logits.amax(
-                1, keepdim=True
-            )  # not logsumexp: what it says of 1e9 + x is rounded to 1e9, a loss of 0
+            if top is not None:
+                top[begin : begin + step] = (logits.argmax(1, keepdim=True) == chosen)[:, 0].cpu().numpy()
+            # not logsumexp: what it says of 1e9 + x is rounded to 1e9, a loss of 0
+            logits -= logits.amax(1, keepdim=True)
             logs[begin : begin + step] = logits.gather(1, chosen)[:, 0] - logits.exp().sum(1).log()
         return _finite(logs.cpu().numpy()).reshape(targets.shape)
 
