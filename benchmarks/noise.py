@@ -25,6 +25,7 @@ from tasks.knobs import Value, read_knobs, write_knobs
 
 NEVER_KNOBS = ("MLP_RATIO", "BATCH_SCALE")  # they cost more FLOPs: what they gain may be bought
 
+FIRST_TRIAL = 1000  # seed of a search's first trial
 KEPT = ("CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 
 
@@ -113,26 +114,38 @@ def table(title: str, records: list[dict[str, Any]], splits: tuple[str, ...]) ->
         print(f"  {name:14s} median {statistics.median(record[name] for record in good):.1f}")
 
 
-def search(task: spec.Task, data: Path, trials: int, jobs: int, keep: Any) -> dict[str, Value]:
-    """A TPE search over the FLOPs-neutral knobs on split `search`, every trial with a seed of its own. Returns the best values."""
+def search(task: spec.Task, data: Path, trials: int, jobs: int, keep: Any, before: list[dict[str, Any]]) -> dict[str, Value]:
+    """A TPE search over the FLOPs-neutral knobs on split `search`, every trial with a seed of its own. Returns the best values.
+
+    `before` are records of earlier trials, which count as the first ones.
+    """
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=0, multivariate=True, constant_liar=True, n_startup_trials=10))
     shipped = read_knobs(spec.workspace(spec.folder(task.name)), task)
     knobs = [knob for knob in task.knobs if knob.name not in NEVER_KNOBS]
-    study.enqueue_trial({knob.name: shipped[knob.name] for knob in knobs})
+    ranges: dict[str, Any] = {}
+    for knob in knobs:
+        if knob.choices is not None:
+            ranges[knob.name] = optuna.distributions.CategoricalDistribution(knob.choices)
+        else:
+            assert knob.low is not None and knob.high is not None
+            ranges[knob.name] = optuna.distributions.FloatDistribution(knob.low, knob.high, log=knob.log)
+    for record in before:
+        study.add_trial(
+            optuna.trial.create_trial(params=record["values"], distributions=ranges, value=record["metric"]["search"])
+        )
+    if not before:
+        study.enqueue_trial({knob.name: shipped[knob.name] for knob in knobs})
 
     def one(number: int) -> None:
-        trial = study.ask()
-        values: dict[str, Value] = {}
-        for knob in knobs:
-            if knob.choices is not None:
-                values[knob.name] = cast(Value, trial.suggest_categorical(knob.name, knob.choices))
-            else:
-                assert knob.low is not None and knob.high is not None
-                values[knob.name] = float(f"{trial.suggest_float(knob.name, knob.low, knob.high, log=knob.log):.4g}")
-        record = keep(measure(task, data, 1000 + number, values, ("search",)))
+        trial = study.ask(ranges)
+        values: dict[str, Value] = {
+            name: cast(Value, float(f"{value:.4g}") if isinstance(value, float) else value)
+            for name, value in trial.params.items()
+        }
+        record = keep(measure(task, data, FIRST_TRIAL + number, values, ("search",)))
         if record["status"] == "ok":
             study.tell(trial, record["metric"]["search"])
         else:
@@ -141,7 +154,7 @@ def search(task: spec.Task, data: Path, trials: int, jobs: int, keep: Any) -> di
         print(f"  trial {number:3d}  {outcome}  best {best(study):.4f}", flush=True)
 
     with ThreadPoolExecutor(jobs) as pool:
-        list(pool.map(one, range(trials)))
+        list(pool.map(one, range(len(before), trials)))
     return {name: float(f"{v:.4g}") if isinstance(v, float) else v for name, v in study.best_params.items()}
 
 
@@ -159,7 +172,9 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KNOB=VALUE", help="measure this instead of the baseline")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--data", type=Path, help="prepared data to use, or to fill")
-    parser.add_argument("--record", type=Path, help="append every run to this file, a JSON line each")
+    parser.add_argument(
+        "--record", type=Path, help="append every run to this file, a JSON line each; trials of a search in it are done"
+    )
     args = parser.parse_args()
     task = spec.load(args.task, args.scale)
     values: dict[str, Value] = {}
@@ -167,6 +182,8 @@ def main() -> None:
         name, _, text = item.partition("=")
         values[name] = json.loads(text) if text[:1].isdigit() or text[:1] == "-" else text
     splits = ("search", "audit")
+    lines = args.record.read_text().splitlines() if args.record and args.record.exists() else []
+    before = [r for r in map(json.loads, lines) if r["seed"] >= FIRST_TRIAL and r["status"] == "ok"]
 
     def keep(record: dict[str, Any]) -> dict[str, Any]:
         if args.record:
@@ -188,7 +205,7 @@ def main() -> None:
         table("settings given" if values else "baseline", records, splits)
         if args.search:
             print(f"\nsearch of {args.search} trials", flush=True)
-            found = search(task, data, args.search, args.jobs, keep)
+            found = search(task, data, args.search, args.jobs, keep, before)
             print(json.dumps(found))
             again = seeds(100, args.seeds, found)
             table("best of the search, fresh seeds", again, splits)

@@ -152,7 +152,10 @@ class Optimizer:
         self.update = torch.compile(self._update, dynamic=False) if compiled else self._update
 
     def step(self, factor: float, progress: float) -> None:
-        """Update all parameters by their gradients and drop these."""
+        """Update all parameters by their gradients and drop these. One that the loss does not use counts as having zeros."""
+        for p in self.parameters:
+            if p.grad is None:
+                p.grad = torch.zeros_like(p)
         self.factor.fill_(factor)
         self.progress.fill_(progress)
         self.update()
