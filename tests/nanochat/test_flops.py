@@ -47,8 +47,13 @@ def test_pairs_of_a_small_row_by_hand() -> None:
     assert attention_pairs(4, 9) == attention_pairs(4, None) == 10
 
 
-@given(st.integers(1, 20), st.integers(1, 20), st.none() | st.integers(0, 25), st.none() | st.integers(0, 25), st.integers(-5, 5))
-def test_pairs_of_a_band_are_those_of_the_written_out_mask(queries: int, keys: int, left: int | None, right: int | None, shift: int) -> None:
+BOUND = st.none() | st.integers(0, 25)
+
+
+@given(st.integers(1, 20), st.integers(1, 20), BOUND, BOUND, st.integers(-5, 5))
+def test_pairs_of_a_band_are_those_of_the_written_out_mask(
+    queries: int, keys: int, left: int | None, right: int | None, shift: int
+) -> None:
     i, j = np.arange(queries)[:, None] + shift, np.arange(keys)
     seen = (j >= i - (left if left is not None else 100)) & (j <= i + (right if right is not None else 100))
     assert band_pairs(queries, keys, left, right, shift) == seen.sum()
