@@ -1,151 +1,248 @@
 """How often the laboratory believes something false, finds something true, and at what cost: `lab.verdict` simulated.
 
-    python benchmarks/verdict.py [--trunks 1000]
+    python benchmarks/verdict.py [--ideas 100000]
 
-Plays the laboratory with its own `nominate` and `judge`: a bank of 4 shared by the 20 ideas tried on a trunk, one run
-to nominate, stages of 3 and 6 fresh seeds. Next to it greedy keep-if-lower on one seed. Noise is normal, the baseline's
-sigma is the unit. Nomination and confirmation use the *same* bank values, as if the two splits were perfectly
-correlated: the cautious case. Intervals are 95 %, over trunks (ideas that share a bank err together).
+Plays the laboratory with its own rule on many ideas at once (`verdict.looks`): a bank, one run to nominate, stages of fresh
+seeds with baselines among them, and the runs after acceptance. The baseline's sigma is the unit and noise is normal.
+Nomination and confirmation use the *same* bank values, as if the two splits were perfectly correlated: the cautious case.
+"Cold": each idea meets a bank of its own of 8; below that 20 ideas share a trunk and its growing bank. Intervals are 95 %.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
+import math
 import sys
-from collections import Counter
-from dataclasses import dataclass, field
+import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.special import stdtrit
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lab import verdict
+from lab import claims, experiment, verdict
 
-IDEAS = 20
+BANK = experiment.Policy().bank
+EFFECTS = (1.0, 1.5, 2.0, 3.0)
+FURTHER = (5.0, 8.0)
+"""True effects at which part of the old banks serve for the reported effect."""
+SPREADS = (0.5, 1.0, 2.0, 3.0, 7.0)
+SHARED = 20
 """Ideas tried on a trunk, or in a session, one after the other."""
-BANK = 4
-EFFECTS = (0.0, 1.0, 1.5, 2.0, 3.0, 5.0)
-SPREADS = (0.5, 1.0, 2.0, 3.0)
+CHUNK = 25_000
+Floats = NDArray[np.float64]
 
 
 @dataclass
-class Tally:
-    """Per trunk or session: share of ideas accepted and nominated, runs an idea (banks included)."""
+class Sample:
+    """Growing samples, one for each of many trunks or ideas: sums, so that runs can be added to some of them."""
 
-    accepted: list[float] = field(default_factory=list)
-    nominated: list[float] = field(default_factory=list)
-    runs: list[float] = field(default_factory=list)
-    excess: list[float] = field(default_factory=list)
-    """Measured minus true effect of the accepted, in sigma."""
-    ended: Counter[str] = field(default_factory=Counter)
+    n: NDArray[np.int64]
+    total: Floats
+    squares: Floats
 
+    @classmethod
+    def empty(cls, count: int) -> Sample:
+        return cls(np.zeros(count, np.int64), np.zeros(count), np.zeros(count))
 
-def laboratory(effect: float, spread: float, plays: int, promote: bool = False, grow: int = 0) -> Tally:
-    """`plays` times 20 ideas that are each `effect` sigma better than the trunk they are tried on.
+    def add(self, rows: Any, values: Floats, count: Any) -> None:
+        """The first `count` of each row of values."""
+        taken = values * (np.arange(values.shape[1]) < np.reshape(count, (-1, 1)))
+        self.n[rows] += count
+        self.total[rows] += taken.sum(1)
+        self.squares[rows] += (taken * taken).sum(1)
 
-    Without `promote` all 20 are judged against one bank; with it an accepted idea becomes trunk and the next ideas meet
-    a fresh bank. `grow` baseline runs join the bank with every stage of a confirmation (at most 16 in all).
-    """
-    random = np.random.default_rng(1)
-    tally = Tally()
-    for _ in range(plays):
-        bank = list(random.normal(0, 1, BANK))
-        runs, accepted, nominated = BANK, 0, 0
-        for _ in range(IDEAS):
-            runs += 1
-            if not verdict.nominate(random.normal(-effect, spread), bank, minimize=True)[0]:
-                tally.ended["not nominated"] += 1
-                continue
-            nominated += 1
-            seeds: list[float] = []
-            judgement = None
-            for stage in verdict.STAGES:
-                fresh = min(grow, 16 - len(bank))
-                bank += random.normal(0, 1, fresh).tolist()
-                seeds += random.normal(-effect, spread, stage - len(seeds)).tolist()
-                runs += fresh
-                last = stage == verdict.STAGES[-1]
-                judgement = verdict.judge(seeds, bank, minimize=True, min_effect=0, final=last, compared_with="bank")
-                if judgement is not None:
-                    break
-            assert judgement is not None
-            runs += len(seeds)
-            tally.ended[judgement.verdict] += 1
-            if judgement.verdict == "improved":
-                accepted += 1
-                tally.excess.append(-judgement.effect - effect)
-                if promote:
-                    bank = list(random.normal(0, 1, BANK))  # the new trunk is the new zero
-                    runs += BANK
-        tally.accepted.append(accepted / IDEAS)
-        tally.nominated.append(nominated / IDEAS)
-        tally.runs.append(runs / IDEAS)
-    return tally
+    def moments(self, rows: Any = slice(None)) -> verdict.Moments:
+        n, total = self.n[rows], self.total[rows]
+        return verdict.Moments(n, total / n, (self.squares[rows] - total * total / n) / (n - 1))
 
 
-def greedy(effect: float, spread: float, plays: int) -> tuple[list[float], list[float]]:
-    """Keep an idea when its one run is lower than the lowest kept so far: (share kept, fake gain) for each session.
+@dataclass
+class Played:
+    """What became of the ideas. Arrays of one row a trunk and one column an idea tried on it."""
+
+    accepted: NDArray[np.bool_]
+    runs: Floats
+    """Of the idea, interleaved baselines included, the bank and the runs after acceptance not."""
+    naive: Floats
+    """Of what was accepted: how much better (sigma) by the runs that accepted it; NaN elsewhere."""
+    reported: Floats
+    """The same by the runs after acceptance."""
+    luck: Floats
+    """t of each trunk's first bank against the truth: how much it flatters every idea."""
+    bank: Floats
+    """Runs in each trunk's bank at the end."""
+
+
+def play(effect: float, spread: float, trunks: int, ideas: int = 1, seed: int = 1, bank: int = BANK) -> Played:
+    """On each trunk `ideas` one after the other, each `effect` sigma better than it, with `spread` times its noise."""
+    parts = [
+        _play(effect, spread, min(CHUNK, trunks - done), ideas, np.random.default_rng([seed, done]), bank)
+        for done in range(0, trunks, CHUNK)
+    ]
+    names = ("accepted", "runs", "naive", "reported", "luck", "bank")
+    return Played(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+
+
+def _play(effect: float, spread: float, trunks: int, ideas: int, random: np.random.Generator, first: int) -> Played:
+    bank = Sample.empty(trunks)
+    bank.add(slice(None), random.normal(0, 1, (trunks, first)), first)
+    start = bank.moments()
+    shape = (trunks, ideas)
+    played = Played(
+        np.zeros(shape, bool), np.ones(shape), np.full(shape, math.nan), np.full(shape, math.nan),
+        start.mean * np.sqrt(first / start.variance), np.zeros(trunks),
+    )  # fmt: skip
+    for idea in range(ideas):
+        value, now = random.normal(-effect, spread, trunks), bank.moments()
+        rows = np.flatnonzero((now.mean - value) / np.sqrt(now.variance) >= verdict.NOMINATE)
+        seeds = Sample.empty(trunks)
+        before = 0
+        for stage in verdict.STAGES:
+            fresh = stage - before
+            seeds.add(rows, random.normal(-effect, spread, (len(rows), fresh)), fresh)
+            beside = np.zeros(len(rows), np.int64)
+            if before:
+                table = [experiment.interleaved(have, fresh) for have in range(bank.n.max() + 1)]
+                beside = np.array(table)[bank.n[rows]]
+                bank.add(rows, random.normal(0, 1, (len(rows), fresh)), beside)
+            played.runs[rows, idea] += fresh + beside
+            mine, theirs = seeds.moments(rows), bank.moments(rows)
+            found = verdict.looks(mine._replace(n=stage), theirs, verdict.STAGES)
+            won = found.accepted
+            _accept(played, rows[won], idea, effect, spread, _part(mine, won), _part(theirs, won), random)
+            rows = rows[~(won | found.hopeless)]
+            before = stage
+    played.bank[:] = bank.n
+    return played
+
+
+def _part(moments: verdict.Moments, chosen: Any) -> verdict.Moments:
+    return verdict.Moments(*(values[chosen] for values in moments))
+
+
+def _accept(
+    played: Played, rows: Any, idea: int, effect: float, spread: float, mine: verdict.Moments, theirs: verdict.Moments,
+    random: np.random.Generator,
+) -> None:  # fmt: skip
+    """Write down what was accepted, and its fresh runs: a new bank against fresh parents, or where it is far the old bank."""
+    played.accepted[rows, idea] = True
+    gain = theirs.mean - mine.mean
+    played.naive[rows, idea] = gain
+    _, df = verdict.statistic(mine, theirs)
+    reach = stdtrit(df, 0.975) * np.sqrt(mine.variance / mine.n + theirs.variance / theirs.n)
+    far = gain - reach > claims.FAR * np.sqrt(theirs.variance)
+    parents = random.normal(0, 1, (len(rows), BANK)).mean(1)
+    after = random.normal(-effect, spread, (len(rows), BANK)).mean(1)
+    played.reported[rows, idea] = np.where(far, theirs.mean, parents) - after
+
+
+def greedy(effect: float, spread: float, sessions: int) -> tuple[Floats, Floats]:
+    """Keep an idea when its one run is lower than the lowest kept so far, 20 ideas a session: (share kept, fake gain).
 
     The fake gain, in sigma, is how much better the session's best value looks than the true mean of what was kept.
     """
     random = np.random.default_rng(2)
-    kept, fake = [], []
-    for _ in range(plays):
-        truth, best, count = 0.0, random.normal(0, 1), 0
-        for _ in range(IDEAS):
-            value = truth - effect + spread * random.normal()
-            if value < best:
-                truth, best, count = truth - effect, value, count + 1
-        kept.append(count / IDEAS)
-        fake.append(truth - best)
-    return kept, fake
+    truth, kept, best = np.zeros(sessions), np.zeros(sessions), random.normal(0, 1, sessions)
+    for _ in range(SHARED):
+        value = truth - effect + spread * random.normal(0, 1, sessions)
+        better = value < best
+        truth, best, kept = truth - effect * better, np.where(better, value, best), kept + better
+    return kept / SHARED, truth - best
 
 
-def interval(values: list[float], digits: int) -> str:
-    half = 1.96 * statistics.stdev(values) / len(values) ** 0.5
-    return f"{statistics.fmean(values):.{digits}f} ±{half:.{digits}f}"
+def two_sigma(effect: float, spread: float, ideas: int) -> tuple[Floats, Floats]:
+    """Keep an idea when its one run is 2 sigma of the bank below the bank's mean: (kept, fake gain of what was kept)."""
+    random = np.random.default_rng(3)
+    bank = random.normal(0, 1, (ideas, BANK))
+    gain = bank.mean(1) - random.normal(-effect, spread, ideas)
+    kept = gain > 2 * bank.std(1, ddof=1)
+    return kept.astype(float), gain[kept] - effect
+
+
+def interval(values: Floats, digits: int) -> str:
+    if len(values) < 2:
+        return "-"
+    return f"{values.mean():.{digits}f} ±{1.96 * values.std(ddof=1) / len(values) ** 0.5:.{digits}f}"
+
+
+def unlucky(played: Played) -> str:
+    """False accepts an idea in the tenth of the trunks whose bank flatters most."""
+    worst = played.luck >= np.quantile(played.luck, 0.9)
+    return interval(played.accepted[worst].mean(1), 4)
+
+
+def cold(ideas: int) -> None:
+    print(f"\ncold: every idea meets a bank of {BANK} of its own (+{BANK / SHARED:.1f} runs an idea where {SHARED} share it)")
+    print("null ideas   spread   false accepts     in the unluckiest tenth    runs an idea   greedy keeps   |delta| > 2 sigma keeps")
+    for spread in SPREADS:
+        null = play(0.0, spread, ideas)
+        print(
+            f"{ideas:10d} {spread:8.1f} {interval(null.accepted.mean(1), 5):>18} {unlucky(null):>21}"
+            f" {interval(null.runs.mean(1), 2):>18} {greedy(0.0, spread, ideas // SHARED)[0].mean():14.3f}"
+            f" {two_sigma(0.0, spread, ideas)[0].mean():14.3f}"
+        )
+    print("true effect  found            runs an idea      bias, naive      bias, reported    greedy: kept, fake    2 sigma: kept, fake")
+    for effect in (*EFFECTS, *FURTHER):
+        found = play(effect, 1.0, ideas // 2)
+        naive, reported = (values[found.accepted] - effect for values in (found.naive, found.reported))
+        kept, fake = greedy(effect, 1.0, ideas // SHARED)
+        passed, excess = two_sigma(effect, 1.0, ideas // 2)
+        print(
+            f"{effect:11.1f}  {interval(found.accepted.mean(1), 3):>13} {interval(found.runs.mean(1), 1):>14}"
+            f" {interval(naive, 3):>16} {interval(reported, 3):>16}"
+            f" {kept.mean():12.2f} {fake.mean():+7.2f} {passed.mean():12.2f} {excess.mean():+7.2f}"
+        )
+
+
+def shared(ideas: int) -> None:
+    print(f"\n{SHARED} ideas on a trunk, one after the other, whose bank grows; its first {BANK} runs are counted")
+    print("effect  spread    accepted an idea   in the unluckiest tenth   runs an idea   bank at the end   variance / mean")
+    for effect, spread in (*((0.0, spread) for spread in SPREADS), (2.0, 1.0)):
+        trunks = play(effect, spread, ideas // SHARED, SHARED)
+        counts = trunks.accepted.sum(1)
+        print(
+            f"{effect:6.1f} {spread:7.1f} {interval(trunks.accepted.mean(1), 5):>19} {unlucky(trunks):>20}"
+            f" {interval(trunks.runs.mean(1) + BANK / SHARED, 2):>19} {trunks.bank.mean():12.1f}"
+            f" {counts.var(ddof=1) / counts.mean():16.2f}"
+        )
+
+
+def considered(ideas: int) -> None:
+    print("\nwhat else was considered, cold")
+    print("                           false accepts     runs a null idea   found at 1.5, 2 sigma")
+    chosen = {name: getattr(verdict, name) for name in ("NOMINATE", "BOUNDARY", "FUTILITY", "STAGES")}
+    for other in (
+        {}, {"NOMINATE": 0.0}, {"NOMINATE": 1.0}, {"BOUNDARY": 2.76}, {"BOUNDARY": 3.0}, {"FUTILITY": 2.0},
+        {"FUTILITY": 4.0}, {"STAGES": (2, 4, 12)}, {"STAGES": (3, 6, 12)}, {"STAGES": (2, 4, 8)},
+    ):  # fmt: skip
+        try:
+            for name, value in {**chosen, **other}.items():
+                setattr(verdict, name, value)
+            null = play(0.0, 1.0, ideas)
+            found = [play(effect, 1.0, ideas // 4).accepted.mean() for effect in (1.5, 2.0)]
+        finally:
+            for name, value in chosen.items():
+                setattr(verdict, name, value)
+        what = ", ".join(f"{name} {value}" for name, value in other.items()) or "as above"
+        print(f"{what:>24} {interval(null.accepted.mean(1), 5):>18} {null.runs.mean():12.2f} {found[0]:19.3f}, {found[1]:.3f}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Simulate the laboratory's decisions.")
-    parser.add_argument("--trunks", type=int, default=1000, help="trunks of 20 ideas for each line (null ideas: 5x)")
-    plays: int = parser.parse_args().trunks
-    print(f"bank of {BANK}, stages {verdict.STAGES}, alpha {verdict.ALPHAS} one-sided, futile above {verdict.FUTILE}\n")
-    print("20 ideas on one trunk, one bank; greedy: sessions of 20 ideas")
-    print("effect spread  accepted an idea    nominated   runs an idea  excess of accepted   greedy keeps    fake gain")
-    for effect in EFFECTS:
-        for spread in SPREADS:
-            many = plays * 5 if effect == 0 else plays
-            lab = laboratory(effect, spread, many)
-            kept, fake = greedy(effect, spread, many)
-            excess = interval(lab.excess, 2) if len(lab.excess) > 1 else "-"
-            print(
-                f"{effect:6.1f} {spread:6.1f} {interval(lab.accepted, 4):>17} {interval(lab.nominated, 3):>12}"
-                f" {interval(lab.runs, 2):>14} {excess:>19} {interval(kept, 3):>14} {interval(fake, 2):>12}"
-            )
-            if effect == 0 and spread == 1:
-                null = lab
-    total = sum(null.ended.values())
-    counts = [share * IDEAS for share in null.accepted]
-    ratio = statistics.variance(counts) / statistics.fmean(counts)
-    print("\nnull ideas of equal spread end as", ", ".join(f"{k} {v / total:.3f}" for k, v in null.ended.most_common()))
-    print(f"false accepts on a trunk, variance / mean: {ratio:.1f} (1 would be independence: the bank is shared)\n")
-    print("what else was considered, equal spreads")
-    futile = verdict.FUTILE
-    for name, stop, promote, grow in (
-        ("as above", futile, False, 0),
-        ("never stop early", 1.0, False, 0),
-        ("1 baseline run with each stage", futile, False, 1),
-        ("fresh bank after each promotion", futile, True, 0),
-        ("both", futile, True, 1),
-    ):
-        verdict.FUTILE = stop
-        for effect in (0.0, 2.0, 3.0):
-            lab = laboratory(effect, 1.0, plays * 2, promote, grow)
-            print(f"{name:>32}  effect {effect:.0f} accepted {interval(lab.accepted, 4)}, runs {interval(lab.runs, 2)}")
-    verdict.FUTILE = futile
+    parser.add_argument("--ideas", type=int, default=100_000, help="null ideas for each line")
+    ideas: int = parser.parse_args().ideas
+    began = time.monotonic()
+    print(f"bank of {BANK}, stages {verdict.STAGES}, nominated from {verdict.NOMINATE} sigma, boundary {verdict.BOUNDARY}, ", end="")
+    print(f"futility {verdict.FUTILITY}; ± is a 95 % interval")
+    cold(ideas)
+    shared(ideas)
+    considered(ideas)
+    print(f"\n{time.monotonic() - began:.0f} s")
 
 
 if __name__ == "__main__":

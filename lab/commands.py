@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lab import client
+from lab import claims, client
 from lab.account import spent
 from lab.backup import folder as backup_folder
 from lab.errors import UserError
@@ -257,6 +257,7 @@ def _show(home: Home, item: Experiment, as_json: bool) -> None:
             lines += [f"    {_line(done)}", *(f"      flagged: {line}" for line in done.flags)]
             lines += [f"      {line}" for line in unsealed]
         lines += [f"    {line}" for line in (attempt.verdict or {}).get("reasoning", [])]
+    lines += [f"  {line}" for line in claims.said(_open()[1].state, item.id, Task.model_validate_json(home.task.read_text()))]
     failed = [one for one in item.runs if one.status in ("crashed", "invalid", "timeout", "lost")]
     if failed:
         lines.append(f"  log of {failed[-1].id} ends:\n{failed[-1].log_tail}")

@@ -6,18 +6,20 @@ gives the steps that are still missing, so nothing about the workflow is remembe
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from dataclasses import dataclass
 from typing import Any
 
-from lab import verdict
+from lab import claims, verdict
 from lab.cost import cost
-from lab.records import NO_EVIDENCE, Attempt, Bank, Experiment, Run, State
+from lab.flags import drift
+from lab.records import BANK, NO_EVIDENCE, Attempt, Bank, Experiment, Run, State, bank_of
 from tasks.spec import Task
 
-BANK_LIMIT = 16
-"""A bank grows by one run with each stage of a confirmation, up to this: interleaved baselines let nobody's luck with the first
-few last (benchmarks/verdict.py: power at 2 sigma .83 instead of .53, for 0.2 more runs an idea)."""
+BANK_LIMIT = 24
+"""From the second stage of a confirmation on every candidate run has a baseline run beside it, until the bank has so many; then
+one a stage goes on watching for drift. Ideas that share a bank share its errors, and interleaved baselines wear those off."""
 LOST_RUNS = 1
 """Lost runs (their runner vanished, or was ended by a stranger) that an attempt may have of one purpose."""
 FLAGS = 3
@@ -32,8 +34,8 @@ BANK_FAILURES = 3
 class Policy:
     """How rigid this organisation's laboratory is; comes from the org design."""
 
-    bank: int = 4
-    stages: tuple[int, ...] = (3, 6)
+    bank: int = BANK
+    stages: tuple[int, ...] = verdict.STAGES
     queue_ahead: int = 2
     confirmation: str = "chief"
     promotion: str = "chief"
@@ -80,7 +82,7 @@ Step = Queue | Write | Rebase | Promote
 
 def decide(state: State, task: Task, policy: Policy) -> list[Step]:
     """The steps that the facts call for now. Empty when everything waits for runs or for somebody's order."""
-    steps: list[Step] = [*_bank(state, policy)]
+    steps: list[Step] = [*_bank(state, policy), *_drift(state, policy), *_parents(state, task, policy)]
     for experiment in state.experiments.values():
         attempt = experiment.attempt
         if attempt is None or experiment.promoted or experiment.withdrawn is not None:
@@ -114,10 +116,32 @@ def _bank(state: State, policy: Policy) -> list[Step]:
     return [Queue("bank", state.trunk, splits=BOTH) for _ in range(missing)]
 
 
-def bank_of(state: State, commit: str) -> Bank:
-    """The bank of a commit, less what was measured in another environment (a newer torch, another machine)."""
-    bank = state.bank(commit)
-    return Bank(commit, [run for run in bank.runs if run.status != "ok" or run.environment == state.environment])
+def _drift(state: State, policy: Policy) -> list[Step]:
+    """An alarm, once for each bank, when new baseline runs of the last two trunks leave the band of the earlier ones."""
+    for step in state.trunks[-2:]:
+        text = f"the baseline {step.commit[:8]} drifts: "
+        if any(alarm.startswith(text) for alarm in state.alarms):
+            continue
+        parents = [run for run in state.runs.values() if run.purpose == "parent" and run.commit == step.commit]
+        runs = [
+            run for run in (*bank_of(state, step.commit).runs, *parents)
+            if run.status == "ok" and run.environment == state.environment and state.split in run.metric
+        ]  # fmt: skip
+        runs.sort(key=lambda run: run.ended or 0.0)
+        if wrong := drift([run.metric[state.split] for run in runs], policy.bank):
+            return [Write("alarm", "bank", {"text": f"{text}{wrong}; look for what changed on the machine"})]
+    return []
+
+
+def _parents(state: State, task: Task, policy: Policy) -> list[Step]:
+    """Fresh runs of the parents of what was promoted, for the effects that are reported."""
+    steps: list[Step] = []
+    for experiment in state.promotions():
+        missing = claims.parents_missing(state, experiment, task.metric.direction == "minimize", policy.bank)
+        attempt = experiment.attempts[-1] if experiment.attempts else None
+        if attempt and missing:
+            steps += [Queue("parent", attempt.parent, experiment.id, attempt.number)] * missing
+    return steps
 
 
 def bank_ready(state: State, commit: str, policy: Policy) -> Bank | None:
@@ -235,9 +259,11 @@ def _confirm(
             return [_failed(experiment, attempt, run)]
     done = [run for run in runs if run.status == "ok"]
     stage = next((size for size in policy.stages if size >= len(runs)), policy.stages[-1])
-    if len(runs) < stage:
-        return _stage(state, experiment, attempt, stage - len(runs))
-    if len(done) < len(runs) or any(not run.over for run in bank.runs):
+    mine: Step = Queue("confirm", attempt.commit, experiment.id, attempt.number, experiment.agent, splits=BOTH)
+    if len(runs) < stage:  # the first stage, or runs that were no evidence
+        return [mine] * (stage - len(runs))
+    asked = max(run.queued for run in runs)  # what others have asked for since is not waited for, or nobody would come to an end
+    if len(done) < len(runs) or any(not run.over and run.queued <= asked for run in bank.runs):
         return []
     charged = cost(done, bank, bool(task.scale.target))
     if charged is None:
@@ -245,12 +271,9 @@ def _confirm(
     minimize = task.metric.direction == "minimize"
     values, baseline = [run.metric["audit"] for run in done], bank.values("audit")
     controls = experiment.runs_for("control")
-    control = [run.metric["audit"] for run in controls if run.status == "ok" and run.environment == state.environment]
-    if (
-        charged.control
-        and verdict.beats(values, baseline, minimize=minimize)
-        and len(control) < policy.bank
-    ):
+    control = [run.metric["audit"] for run in controls if run.status == "ok" and run.machine == done[0].machine]
+    believed = verdict.beats(values, baseline, minimize=minimize, stages=policy.stages)
+    if charged.control and believed and len(control) < policy.bank:
         broken = [run for run in controls if run.status in ("crashed", "invalid", "timeout")]
         if len(broken) >= BANK_FAILURES:
             return [
@@ -263,15 +286,17 @@ def _confirm(
         baseline,
         minimize=minimize,
         min_effect=experiment.min_effect or task.min_effect,
-        final=stage == policy.stages[-1],
+        stages=policy.stages,
         compared_with=f"bank of {attempt.parent[:8]} (n {len(baseline)}), split audit",
         control=control or None,
         cost_ratio=charged.control,
         ties=bool(task.scale.target),
     )
     if judgement is None:
-        following = policy.stages[policy.stages.index(stage) + 1]
-        return _stage(state, experiment, attempt, following - len(runs))
+        fresh = policy.stages[policy.stages.index(stage) + 1] - len(runs)
+        beside = interleaved(sum(run.status == "ok" or not run.over for run in bank.runs), fresh)
+        baselines: list[Step] = [Queue("bank", attempt.parent, splits=BOTH)] * beside
+        return [step for pair in itertools.zip_longest(baselines, [mine] * fresh) for step in pair if step]
     body = {
         "attempt": attempt.number,
         "verdict": judgement.verdict,
@@ -288,13 +313,9 @@ def _confirm(
     return [Write("verdict", experiment.id, body)]
 
 
-def _stage(state: State, experiment: Experiment, attempt: Attempt, count: int) -> list[Step]:
-    """So many runs of the candidate, and one of its parent among them."""
-    bank = [run for run in bank_of(state, attempt.parent).runs if run.status in ("ok", "queued", "running")]
-    growing = len(bank) < BANK_LIMIT
-    parent: list[Step] = [Queue("bank", attempt.parent, splits=BOTH)] if growing else []
-    mine = Queue("confirm", attempt.commit, experiment.id, attempt.number, experiment.agent, splits=BOTH)
-    return [*parent, *[mine] * count]
+def interleaved(have: int, fresh: int) -> int:
+    """Baseline runs among `fresh` runs of a candidate from the second stage on, when the bank has `have`."""
+    return min(fresh, max(1, BANK_LIMIT - have))
 
 
 def _flagged(runs: list[Run]) -> list[str]:

@@ -17,6 +17,10 @@ RUNS = 3
 """A bank of fewer runs flags nothing."""
 CHANCE = 0.01
 """How often a run like the bank's is flagged for one split's profile, for its gap or its speed, by chance."""
+DRIFT = 0.002
+"""How often the newest runs of a baseline that stays as it is are taken for drift, at one look."""
+NEWEST = 8
+"""At most so many of the newest baseline runs are held against those before them."""
 PARTS = 8
 """Positions are looked at by eighths of the context."""
 
@@ -45,17 +49,33 @@ def flags(metric: Mapping[str, float], account: Mapping[str, Any], bank: Iterabl
     return found
 
 
-def band(values: Sequence[float], tests: int = 1) -> tuple[float, float]:
-    """Where the next value of the same kind falls: mean ± t s sqrt(1 + 1/n), a prediction interval.
+def band(
+    values: Sequence[float], tests: int = 1, more: int = 1, chance: float = CHANCE
+) -> tuple[float, float]:
+    """Where the mean of `more` further values of the same kind falls: mean ± t s sqrt(1/more + 1/n), a prediction interval.
 
-    t is Student's quantile with n - 1 degrees of freedom at 1 - CHANCE / (2 tests), so that `tests` values together are
-    outside once in 1 / CHANCE runs. Raises statistics.StatisticsError below two values.
+    t is Student's quantile with n - 1 degrees of freedom at 1 - chance / (2 tests), so that `tests` values together are
+    outside once in 1 / chance. Raises statistics.StatisticsError below two values.
     """
     from scipy.special import stdtrit
 
     n, mean, spread = len(values), statistics.fmean(values), statistics.stdev(values)
-    reach = float(stdtrit(n - 1, 1 - CHANCE / (2 * tests))) * spread * math.sqrt(1 + 1 / n)
+    reach = float(stdtrit(n - 1, 1 - chance / (2 * tests))) * spread * math.sqrt(1 / more + 1 / n)
     return mean - reach, mean + reach
+
+
+def drift(values: Sequence[float], first: int) -> str:
+    """What is wrong with the newest baseline runs (metric values in the order in which they ended): their mean lies outside of
+    where those before them, `first` at least, put it. "" when nothing is, or there is nothing new."""
+    begin = max(first, len(values) - NEWEST)
+    old, new = values[:begin], values[begin:]
+    if not new or len(old) < 2:
+        return ""
+    low, high = band(old, more=len(new), chance=DRIFT)
+    mean = statistics.fmean(new)
+    if low <= mean <= high:
+        return ""
+    return f"the mean of the newest {len(new)}, {mean:.5g}, is outside of the {low:.5g} to {high:.5g} that {len(old)} before them put it in"
 
 
 def _outside(name: str, value: float, values: Sequence[float], tests: int) -> list[str]:

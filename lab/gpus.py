@@ -32,6 +32,12 @@ def gpu_name(cuda: str) -> str:
     return f"{len(names)} x {names[0]}" if len(names) > 1 else names[0] if names else "unknown"
 
 
+def driver(cuda: str) -> str:
+    """The version of the driver of a slot's GPUs; "unknown" at worst."""
+    versions = query(cuda, "--query-gpu=driver_version")
+    return versions[0] if versions else "unknown"
+
+
 def occupied(cuda: str) -> bool:
     """Does anybody use these GPUs? Asked while nothing of ours runs there."""
     used = [int(line) << 20 for line in query(cuda, "--query-gpu=memory.used") if line.isdecimal()]

@@ -1,21 +1,28 @@
 """The order of requests: which queued run goes next on which free slot. Pure functions of facts; the controller calls them.
 
-Idle slots serve anybody: bank first, then confirmations and controls, then own ideas. An agent's home slot is a preference.
+Idle slots serve anybody: bank first, then confirmations and controls, then what the reported effect needs, then own ideas. An
+agent's home slot is a preference. Baselines for a bank that is full go in turn with the confirmations that asked for them.
 """
 
 from __future__ import annotations
 
-from lab.records import Run, State
+from lab.records import Run, State, bank_of
 from lab.slots import Slot
 
 HALT_SECONDS = 60.0
-RANK = {"bank": 0, "confirm": 1, "control": 1, "nominate": 2}
+RANK = {"bank": 0, "confirm": 1, "control": 1, "parent": 2, "nominate": 3}
 
 
 def waiting(state: State) -> list[Run]:
     """Queued runs in the order in which they are served: by purpose, then by age."""
     queued = [run for run in state.runs.values() if run.status == "queued"]
-    return sorted(queued, key=lambda run: (RANK.get(run.purpose, 9), run.queued, run.id))
+    banks = {run.commit for run in queued if run.purpose == "bank"}
+    full = {commit for commit in banks if sum(run.status == "ok" for run in bank_of(state, commit).runs) >= state.wanted}
+
+    def rank(run: Run) -> int:
+        return RANK.get("confirm" if run.purpose == "bank" and run.commit in full else run.purpose, 9)
+
+    return sorted(queued, key=lambda run: (rank(run), run.queued, run.id))
 
 
 def pick(state: State, free: list[Slot]) -> list[tuple[Run, Slot]]:

@@ -4,7 +4,7 @@ Called by everyone who asks "what is believed?": the workflow, the queue, the bo
 stored; fold the same facts twice and get the same state. `View` keeps a fold up to date with a growing ledger.
 
 Fact kinds (body keys in brackets):
-  session     [task, scale, org_hash, hashes, device, design, program, up, stopped]     subject "" (several; later keys win)
+  session     [task, scale, org_hash, hashes, device, design, program, bank, up, stopped]   subject "" (several; later keys win)
   trunk       [commit, parent, experiment, why]                    subject = commit (a promotion names its experiment)
   proposal    [agent, hypothesis, mechanism, family, direction, min_effect, held_constant, params, base]   subject E0001
   attempt     [number, parent, commit, diff, changed, ignored]     subject E....   (snapshot or rebase; judged apart)
@@ -30,12 +30,16 @@ from typing import Any
 
 from lab.ledger import Fact, Ledger
 
-PURPOSES = ("bank", "confirm", "control", "nominate")
-"""In the order in which the queue serves them (confirm and control share a rank)."""
+PURPOSES = ("bank", "confirm", "control", "parent", "nominate")
+"""In the order in which the queue serves them (confirm and control share a rank, and so do baselines for a bank that is full).
+`parent`: the parent of a promoted idea once more, on fresh seeds, for the effect that is reported (`lab.claims`)."""
+BANK = 8
+"""Runs of a baseline bank before anything is compared with it, where the session does not say."""
 NO_EVIDENCE = ("killed", "lost")
 """Ends of a run that say nothing about the candidate."""
-COMPARED = ("corpus", "tokenizer", "protected", "task", "torch", "python")
-"""Hashes that must be equal for two runs to be compared, beside device and threads."""
+COMPARED = ("corpus", "tokenizer", "protected", "task", "torch", "python", "driver")
+"""Hashes and versions that must be equal for two runs to be compared, beside device, threads and budget. `protected` has the
+evaluator and the feeder in it, `task` the scale."""
 VERDICTS = ("improved", "bought", "neutral", "worse", "inconclusive", "invalid", "crashed")
 
 
@@ -74,10 +78,16 @@ class Run:
     """Queued while a person had the agent's pane."""
 
     @property
-    def environment(self) -> tuple[Any, ...]:
-        """What a run was measured in; runs of different environments are not compared."""
+    def machine(self) -> tuple[Any, ...]:
+        """What a run was measured with and on."""
         hashes = tuple(self.hashes.get(name) for name in COMPARED)
         return (*hashes, self.account.get("device"), self.account.get("threads"))
+
+    @property
+    def environment(self) -> tuple[Any, ...]:
+        """(machine, kind and amount of the budget): runs of different ones are not compared, save a control, whose budget
+        differs on purpose."""
+        return (self.machine, self.budget.get("kind"), self.budget.get("amount"))
 
     @property
     def over(self) -> bool:
@@ -216,7 +226,7 @@ class State:
     up: list[tuple[float, float | None]] = field(default_factory=list)
     """(since, until) of the times in which the organisation was up; until is None while it is."""
     environment: tuple[Any, ...] | None = None
-    """Of the newest run that ended well."""
+    """Of the newest run that ended well, controls apart."""
     last: int = 0
 
     @property
@@ -239,6 +249,12 @@ class State:
         """Bank of a trunk commit (default: the present trunk)."""
         wanted = commit or self.trunk
         return Bank(wanted, [run for run in self.runs.values() if run.purpose == "bank" and run.commit == wanted])
+
+    @property
+    def wanted(self) -> int:
+        """Runs of a bank before anything is compared with it."""
+        known = self.session.get("bank")
+        return known if isinstance(known, int) and known > 1 else BANK
 
     def promotions(self) -> list[Experiment]:
         """Promoted experiments in the order of trunk."""
@@ -285,7 +301,7 @@ class State:
                 run.metric, run.account, run.hashes = body["metric"], body["account"], body["hashes"]
                 run.reason, run.log_tail = body["reason"], body["log_tail"]
                 run.flags, run.unsealed = list(body.get("flags") or []), body.get("unsealed")
-                if run.status == "ok":
+                if run.status == "ok" and run.purpose != "control":
                     self.environment = run.environment
         elif fact.kind == "alarm":
             self.alarms.append(body["text"])
@@ -312,6 +328,12 @@ class State:
                         attempt.verdict = body
                     else:
                         attempt.confirm_ordered = True
+
+
+def bank_of(state: State, commit: str) -> Bank:
+    """The bank of a commit, less what was measured in another environment (a newer torch, another machine)."""
+    bank = state.bank(commit)
+    return Bank(commit, [run for run in bank.runs if run.status != "ok" or run.environment == state.environment])
 
 
 def fold(facts: Iterable[Fact]) -> State:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lab import plot, verdict
+from lab import claims, plot, verdict
 from lab.errors import UserError
 from lab.files import write_atomic
 from lab.home import Home
@@ -136,6 +136,7 @@ def page(state: State, task: Task) -> str:
         parts += ["## Alarms", "", *(f"- {md(text)}" for text in state.alarms), ""]
     if state.experiments:
         parts += ["## Promoted, in order", "", *_promoted(state, task, split, steps), ""]
+        parts += ["## Claims", "", *_claims(state, task, steps), ""]
         parts += ["## Every other idea", "", *_rejected(state, task, steps), ""]
     if state.runs:
         parts += ["## Flagged runs", "", *_flagged(state.runs.values()), ""]
@@ -264,12 +265,19 @@ def _best(state: State, task: Task, split: str, steps: Sequence[Level]) -> list[
                 if level.commit == step.commit:
                     rows.append((
                         f"{name} ({md(step.commit[:8])})", which, _number(level.mean, digits + 1),
-                        _range(level.low, level.high, digits + 1), _number(level.sigma, digits + 1), str(level.n),
+                        _range(level.low, level.high, digits + 1), _number(level.sigma, digits + 1),
+                        _range(*_sigma_interval(state, level.commit, which), digits + 1), str(level.n),
                     ))
-    lines = _table(("", "split", "mean", "95 % interval (Student t)", "sigma", "n"), rows)
+    head = ("", "split", "mean", "95 % interval (Student t)", "sigma", "95 % interval (chi-squared)", "n")
+    lines = _table(head, rows)
     if len(steps) > 1:
         lines += ["", _gain(state, task, split, steps), "", _freshness(state, steps)]
     return lines
+
+
+def _sigma_interval(state: State, commit: str, split: str) -> tuple[float, float]:
+    values = state.bank(commit).values(split)
+    return verdict.sigma_interval(values)[1:] if len(values) > 1 else (math.nan, math.nan)
 
 
 def _freshness(state: State, steps: Sequence[Level]) -> str:
@@ -294,13 +302,45 @@ def _promoted(state: State, task: Task, split: str, steps: Sequence[Level]) -> l
             lines.append(f"   - set {md(plot.what(experiment, 120), 130)}")
         judged = next((a.verdict for a in reversed(experiment.attempts) if a.verdict), None)
         lines += [f"   - {md(line, 600)}" for line in _reasoning(judged)]
+        lines += [f"   - **{md(line, 600)}**" for line in claims.said(state, experiment.id, task)]
         bank = banks.get(experiment.promoted or "")
         if bank:
             lines.append(
                 f"   - new bank on {split}: {_number(bank.mean, digits + 1)}"
                 f" (95 % interval {_range(bank.low, bank.high, digits + 1)}, n = {bank.n})"
             )
-    return [*lines, "", "The effect in a verdict comes from the runs that accepted the idea: expect it to be inflated."]
+    return [
+        *lines, "",
+        "The effect in a verdict comes from the runs that accepted the idea, which flatter it; the reported effect does not: it comes"
+        " from runs after that.",
+    ]  # fmt: skip
+
+
+def _claims(state: State, task: Task, steps: Sequence[Level]) -> list[str]:
+    """Every idea that was compared on fresh seeds, the smallest p first, and which of them hold together."""
+    found = sorted(claims.claims(state), key=lambda claim: claim[1])
+    if not found:
+        return ["No idea was compared on fresh seeds yet."]
+    digits, minimize = _digits(steps), task.metric.direction == "minimize"
+    rows = []
+    for experiment, p, survives in found:
+        judged = next(a.verdict for a in reversed(experiment.attempts) if a.verdict and a.verdict.get("p") is not None)
+        fresh = claims.reported(state, experiment, minimize, state.wanted)
+        after = f"{_number(fresh.effect, digits, True)} ({_range(fresh.low, fresh.high, digits, True)})" if fresh else "not measured yet"
+        rows.append((
+            experiment.id, md(experiment.agent, 40), md(plot.what(experiment, 50), 60), md(outcome(experiment)),
+            _number(judged.get("effect"), digits, True), f"{p:.2g}", "yes" if survives else "no",
+            after if experiment.promoted else "–",
+        ))
+    kept = sum(survives for _, _, survives in found)
+    unit = md(task.metric.unit)
+    head = ("", "agent", "what", "outcome", f"effect when judged ({unit})", "p", f"survives at q = {claims.RATE:g}",
+            "reported effect (95 % interval)")
+    said = (
+        f"{kept} of {len(found)} claims survive Benjamini and Hochberg at q = {claims.RATE:g}: of the claims called surviving that share"
+        " may be false. p is one-sided, of the latest verdict."
+    )
+    return [said, "", *_table(head, rows)]
 
 
 def _reasoning(judged: dict[str, Any] | None) -> list[str]:

@@ -17,13 +17,12 @@ import psutil
 from lab import limits
 from lab.errors import UserError
 from lab.executors import local
-from lab.experiment import bank_of
 from lab.files import read_json
 from lab.flags import flags
 from lab.home import Home
 from lab.process import Identity
 from lab.queue import halted, pick
-from lab.records import NO_EVIDENCE, Run, State, View
+from lab.records import NO_EVIDENCE, Run, State, View, bank_of
 from lab.runspec import RunSpec
 from lab.slots import Slot, free
 from tasks.spec import Budget, Task
@@ -130,7 +129,7 @@ class Runs:
     def _needless(self, run: Run) -> str | None:
         """Why a queued run need not be started any more."""
         experiment = self.state.experiments.get(run.experiment)
-        if experiment is None:
+        if experiment is None or run.purpose == "parent":  # those are run because there is a verdict
             return None
         if experiment.withdrawn is not None:
             return "withdrawn before it started"

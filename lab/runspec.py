@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from lab.errors import UserError
 from lab.fence import describe
 from lab.files import read_json, write_atomic
+from lab.gpus import driver
 from lab.slots import Slot
 from tasks.spec import Budget, Task
 
@@ -72,7 +73,7 @@ class RunSpec(BaseModel):
             raise UserError(f"{path}: {field}: {first['msg']}: start runs through the controller") from error
 
     def environment(self) -> dict[str, str]:
-        """What makes runs comparable: hashes of data (its manifest), protected files and task, and versions.
+        """What makes runs comparable: hashes of data (its manifest), protected files and task, versions (`driver`: the GPU's).
 
         The task's hash leaves the budget and its deadline out: a control has another one and is compared all the same.
         """
@@ -91,5 +92,6 @@ class RunSpec(BaseModel):
             "torch": torch,
             "python": platform.python_version(),
             "platform": platform.platform(),
+            "driver": driver(self.slot.cuda) if self.slot.cuda else "",
             "fence": describe(),
         }

@@ -8,6 +8,7 @@ whole "org code" and can be recomputed from `.org/org.yaml` alone. Called by `up
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
 import time
@@ -21,6 +22,7 @@ from lab import verdict
 from lab.errors import UserError
 from lab.files import write_atomic
 from lab.home import Home
+from lab.records import BANK
 from org import role
 from org.agents import base
 
@@ -64,18 +66,19 @@ class Process(Model):
 
     queue_ahead: int = Field(default=2, ge=1, le=20)
     """Runs that one agent may have waiting or running at a time."""
-    bank: int = Field(default=4, ge=2, le=64)
+    bank: int = Field(default=BANK, ge=2, le=64)
     """Baseline runs of each new trunk commit, before anything is compared with it."""
-    confirm_stages: list[int] = Field(default=[3, 6], min_length=1)
-    """Fresh-seed runs of a candidate in all after each stage of its confirmation; a clear stage ends it early."""
+    confirm_stages: list[int] = Field(default=list(verdict.STAGES), min_length=1)
+    """Fresh-seed runs of a candidate in all after each stage of its confirmation; a clear stage ends it early. The error
+    rates of a verdict are simulated for the default stages and bank; fewer runs find less."""
     restart: Restart = Restart()
     """Back-off when an agent's process dies."""
 
     @field_validator("confirm_stages")
     @classmethod
-    def _simulated(cls, stages: list[int]) -> list[int]:
-        if tuple(stages) != verdict.STAGES:
-            raise ValueError(f"must be {list(verdict.STAGES)}: the thresholds of a verdict are simulated for these stages only")
+    def _rising(cls, stages: list[int]) -> list[int]:
+        if stages[0] < 2 or stages[-1] > 64 or any(b <= a for a, b in itertools.pairwise(stages)):
+            raise ValueError("must be numbers of runs that rise, from 2 to 64 at most: two seeds are the least that can be judged")
         return stages
 
 

@@ -17,7 +17,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from lab.cost import control
-from lab.records import NO_EVIDENCE, Attempt, Bank, Experiment, State
+from lab.records import BANK, NO_EVIDENCE, Attempt, Bank, Experiment, State
 from org.agents.belief import Belief, Evidence
 from org.agents.space import Value, distance, distribution, neighbours, rounded, settle
 from org.agents.worker import MOVED
@@ -145,7 +145,7 @@ def _nominating(
 
 def _earned(gain: float, experiment: Experiment, bank: Bank) -> float:
     """A gain as far as it was not bought: of what costs more compute, none before a verdict has said so."""
-    dear = control([run for run in experiment.runs if run.purpose != "control"], bank) is not None
+    dear = control([run for run in experiment.runs if run.purpose in ("nominate", "confirm")], bank) is not None
     return min(gain, 0.0) if dear and experiment.status not in ("improved", "promoted") else gain
 
 
@@ -207,7 +207,7 @@ class Study:
         """From what is done; what is pending counts as if it came out as expected, which makes its neighbourhood less
         tempting.
         """
-        sigma, bank = (self.noise.sigma, self.noise.bank) if self.noise else (1.0, 4)
+        sigma, bank = (self.noise.sigma, self.noise.bank) if self.noise else (1.0, BANK)
         done = [
             self._evidence(trial, min(max(trial.gain / sigma, -FAR), FAR))
             for trial in self.usable

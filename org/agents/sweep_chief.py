@@ -12,16 +12,17 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.text import Text
 
 from comms.mailbox import Message
 from lab.cost import control
+from lab.experiment import interleaved
 from lab.home import Home
 from lab.ledger import Fact
-from lab.records import Experiment, State
-from lab.verdict import STAGES, needs_control, stage_alpha
+from lab.records import BANK, Experiment, State
+from lab.verdict import STAGES, accepts_below, information, needs_control
 from org.agents.console import FAINT, Section, keys_help, nominated_by, standing_section, verdict_line
 from org.agents.worker import Asked, Worker, superseded
 from org.events import figure, subject_of
@@ -49,7 +50,7 @@ class Nominee:
     chance: float
     """Probability that the fresh runs of all stages get it accepted."""
     runs: float
-    """Runs that confirming it costs, the next trunk's bank included if it is accepted."""
+    """Runs that confirming it costs; if it is accepted, the next trunk's bank and the fresh runs of its parent too."""
     age: int
     """Nominating runs that ended since its own."""
 
@@ -65,10 +66,12 @@ def prior_variance(state: State) -> float:
     return max(0.5, statistics.fmean([*(max(0.0, min(sigmas, 20.0) ** 2 - 1.25) for sigmas in seen), *[4.0] * 4]))
 
 
-def nominees(state: State, bank: int = 4) -> list[Nominee]:
+def nominees(state: State, bank: int = BANK, stages: Sequence[int] = STAGES) -> list[Nominee]:
     """Everything nominated and not yet decided on, the most worthwhile first. `bank`: baseline runs of a new trunk."""
     prior, noise = prior_variance(state), 1 + 1 / bank
-    fresh = math.sqrt(1 / STAGES[-1] + 1 / (bank + len(STAGES)))  # each stage of a confirmation adds one to the bank
+    looks = planned(bank, stages)
+    n, m, needed, _ = looks[-1]
+    fresh = 1 / math.sqrt(information(n, m))
     ended = [run.ended or 0.0 for run in state.runs.values() if run.purpose == "nominate" and run.over]
     found = []
     for one in state.experiments.values():
@@ -77,26 +80,45 @@ def nominees(state: State, bank: int = 4) -> list[Nominee]:
             continue
         sigmas = min(sigmas, 20.0)
         expected, doubt = sigmas * prior / (prior + noise), prior * noise / (prior + noise)
-        chance = NormalDist().cdf((expected - _needed(bank) * fresh) / math.hypot(math.sqrt(doubt), fresh))
+        chance = NormalDist().cdf((expected - needed * fresh) / math.hypot(math.sqrt(doubt), fresh))
         ratio = _cost(state, one)
         dear = needs_control(ratio)
         chance *= earned_share(state) if dear else 1.0
-        runs = (sum(STAGES) + len(STAGES)) / 2 + bank * chance + (bank * ratio if dear else 0.0)
+        likely = next((look for look in looks if look.needed / math.sqrt(information(look.n, look.m)) <= expected), looks[-1])
+        runs = likely.runs + 2 * bank * chance + (bank * ratio if dear else 0.0)  # a promotion: a new bank, and parent runs
         mine = max((run.ended or 0.0 for run in one.runs), default=0.0)
         found.append(Nominee(one.id, sigmas, expected, chance, runs, sum(time > mine for time in ended)))
     return sorted(found, key=lambda nominee: (-nominee.worth, nominee.experiment))
 
 
-def _needed(bank: int) -> float:
-    """The t that the last stage accepts from, by the normal quantile and its first correction for degrees of freedom."""
-    z = NormalDist().inv_cdf(1 - stage_alpha(STAGES[-1]))
-    return z + (z**3 + z) / (4 * (STAGES[-1] + bank + len(STAGES) - 2))
+class Planned(NamedTuple):
+    """A stage that may accept: n fresh seeds against m baseline runs, the t it needs, and the runs spent by then."""
+
+    n: int
+    m: int
+    needed: float
+    runs: int
+
+
+def planned(bank: int, stages: Sequence[int]) -> list[Planned]:
+    """The stages of a confirmation that can accept. t by the normal quantile and its first correction for degrees of
+    freedom. Raises ValueError without stages."""
+    found, m = [], bank
+    for before, n in zip([0, *stages], stages, strict=False):
+        m += interleaved(m, n - before) if before else 0
+        p = float(accepts_below(n, m, stages))
+        if p:
+            z = NormalDist().inv_cdf(1 - p)
+            found.append(Planned(n, m, z + (z**3 + z) / (4 * (n + m - 2)), n + m - bank))
+    if not found:
+        raise ValueError("no stage of the confirmation accepts anything")
+    return found
 
 
 def _cost(state: State, experiment: Experiment) -> float:
     """The budget, as a multiple of the bank's, that its control would need; 1 when it needs none, or nobody knows."""
     attempt = experiment.attempt
-    mine = [run for run in experiment.runs if run.purpose != "control"]
+    mine = [run for run in experiment.runs if run.purpose in ("nominate", "confirm")]
     return (control(mine, state.bank(attempt.parent)) if attempt else None) or 1.0
 
 
@@ -203,9 +225,9 @@ class Chief(Worker):
 
     def candidates(self) -> list[Nominee]:
         """Nominees that may be confirmed, best first."""
-        trunk = self.view.state.trunk
+        trunk, process = self.view.state.trunk, self.design.process
         return [
-            one for one in nominees(self.view.state, self.design.process.bank)
+            one for one in nominees(self.view.state, process.bank, process.confirm_stages)
             if one.experiment not in self.skipped and ("confirm", one.experiment, trunk) not in self.refused
         ]  # fmt: skip
 
