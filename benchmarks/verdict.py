@@ -25,10 +25,11 @@ from scipy.special import stdtrit
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from lab import claims, experiment, verdict
+from lab.flags import drift
 
 BANK = experiment.Policy().bank
 EFFECTS = (1.0, 1.5, 2.0, 3.0)
-FURTHER = (5.0, 8.0)
+FURTHER = (4.5, 5.0, 6.0, 8.0)
 """True effects at which part of the old banks serve for the reported effect."""
 SPREADS = (0.5, 1.0, 2.0, 3.0, 7.0)
 SHARED = 20
@@ -212,6 +213,18 @@ def shared(ideas: int) -> None:
         )
 
 
+def drifting(banks: int) -> None:
+    print(f"\na bank of {BANK} and 16 baseline runs after it, which lie further off: share of the banks with an alarm, after so many runs")
+    random = np.random.default_rng(4)
+    for shift in (0.0, 1.0, 2.0, 3.0):
+        after = []
+        for _ in range(banks):
+            values = [*random.normal(0, 1, BANK), *random.normal(shift, 1, 16)]
+            after += [next((n for n in range(1, 17) if drift(values[: BANK + n], BANK)), 0)]
+        seen = np.array(after)
+        print(f"{shift:6.1f} sigma {interval((seen > 0).astype(float), 3):>16} {seen[seen > 0].mean():6.1f}")
+
+
 def considered(ideas: int) -> None:
     print("\nwhat else was considered, cold")
     print("                           false accepts     runs a null idea   found at 1.5, 2 sigma")
@@ -242,6 +255,7 @@ def main() -> None:
     cold(ideas)
     shared(ideas)
     considered(ideas)
+    drifting(2000)
     print(f"\n{time.monotonic() - began:.0f} s")
 
 

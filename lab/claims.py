@@ -95,8 +95,9 @@ def said(state: State, identity: str, task: Task) -> list[str]:
     if found is None:
         own = len(bank_of(state, attempt.commit).values(state.split))
         parents = sum(run.status == "ok" for run in _parents(experiment))
-        needed = "" if far(attempt.verdict or {}, minimize) else f", {min(parents, state.wanted)} of its parent's"
-        return [f"reported effect: not measured yet ({min(own, state.wanted)} of {state.wanted} runs of its own bank{needed})"]
+        wanted = state.wanted
+        needed = "" if far(attempt.verdict or {}, minimize) else f", {min(parents, wanted)} of {wanted} of its parent"
+        return [f"reported effect: not measured yet ({min(own, wanted)} of {wanted} runs of its own bank{needed})"]
     gain = -found.effect if minimize else found.effect
     size = f": {gain / found.sigma:.2f} sigma better" if found.sigma else ""
     what = "fresh runs of its parent" if found.fresh else f"its parent's old bank, as it lies beyond {FAR:g} sigma"

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from lab.experiment import Policy, Promote, Queue, Rebase, Write, decide
+from lab.claims import reported, said
+from lab.experiment import Policy, Promote, Queue, Rebase, Write, decide, interleaved
 from lab.ledger import Ledger
 from lab.queue import pick, waiting
 from lab.records import State, fold
@@ -35,6 +36,10 @@ TASK = Task.model_validate(
     }
 )
 BANK = [2.450, 2.452, 2.448, 2.451]
+SMALL: dict[str, Any] = {"bank": 4, "stages": (2, 4)}
+GOOD = (2.402, 2.399, 2.401, 2.400)
+"""29 sigma better than the bank"""
+CONTROLS = (2.380, 2.382, 2.381, 2.379)
 
 
 class Story:
@@ -43,7 +48,7 @@ class Story:
     def __init__(self, path: Path) -> None:
         self.task = TASK
         self.ledger = Ledger(path / "ledger.db", create=True)
-        self.ledger.append("session", {"task": "t"})
+        self.ledger.append("session", {"task": "t", "bank": 4})
         self.trunk("t0", "")
 
     @property
@@ -51,7 +56,7 @@ class Story:
         return fold(self.ledger.facts())
 
     def next(self, **policy: Any) -> list[Any]:
-        return decide(self.state, self.task, Policy(**policy))
+        return decide(self.state, self.task, Policy(**{**SMALL, **policy}))
 
     def trunk(self, commit: str, parent: str, experiment: str = "") -> None:
         self.ledger.append("trunk", {"commit": commit, "parent": parent, "experiment": experiment, "why": ""}, commit)
@@ -66,6 +71,8 @@ class Story:
         flops: float | None = 1e9,
         seconds: float = 10.0,
         flags: tuple[str, ...] = (),
+        hashes: dict[str, str] | None = None,
+        factor: float = 1.0,
         **metric: float,
     ) -> str:
         body = {
@@ -75,29 +82,41 @@ class Story:
             "commit": commit,
             "seed": len(self.state.runs),
             "splits": list(metric),
-            "budget": self.task.scale.budget.model_dump(),
+            "budget": self.task.scale.budget.times(factor).model_dump(),
             "agent": "r1",
             "home_slot": 0,
         }
         name = self.ledger.append_new("run", "R", body).subject
         if status != "queued":
-            self.ledger.append("start", {"slot": 0, "pid": 1, "started": 0.0, "device": "cpu"}, name)
-            result = {
-                "status": status,
-                "reason": "why",
-                "metric": metric,
-                "account": {
-                    "flops": flops,
-                    "flops_unknown": "" if flops else "mine::op",
-                    "train_seconds": seconds + 3,
-                    "startup_seconds": 3.0,
-                },
-                "hashes": {},
-                "log_tail": "",
-                "flags": list(flags),
-            }
-            self.ledger.append("result", result, name)
+            self.end(name, status, flops, seconds, flags, hashes, **metric)
         return name
+
+    def end(
+        self,
+        name: str,
+        status: str,
+        flops: float | None = 1e9,
+        seconds: float = 10.0,
+        flags: tuple[str, ...] = (),
+        hashes: dict[str, str] | None = None,
+        **metric: float,
+    ) -> None:
+        self.ledger.append("start", {"slot": 0, "pid": 1, "started": 0.0, "device": "cpu"}, name)
+        result = {
+            "status": status,
+            "reason": "why",
+            "metric": metric,
+            "account": {
+                "flops": flops,
+                "flops_unknown": "" if flops else "mine::op",
+                "train_seconds": seconds + 3,
+                "startup_seconds": 3.0,
+            },
+            "hashes": hashes or {},
+            "log_tail": "",
+            "flags": list(flags),
+        }
+        self.ledger.append("result", result, name)
 
     def bank(self, commit: str = "t0", shift: float = 0.0, **more: Any) -> None:
         for value in BANK:
@@ -183,66 +202,102 @@ def nominated(story: Story, value: float = 2.40, **bank: Any) -> str:
     return name
 
 
-def test_an_ordered_confirmation_runs_three_fresh_seeds_on_both_splits_and_judges_on_audit(story: Story) -> None:
-    name = nominated(story)
+def ordered(story: Story, **bank: Any) -> str:
+    """A nominated idea whose confirmation was ordered."""
+    name = nominated(story, **bank)
     story.ledger.append("confirm", {"attempt": 1}, name)
+    return name
+
+
+def test_an_ordered_confirmation_runs_fresh_seeds_on_both_splits_and_judges_on_audit(story: Story) -> None:
+    name = ordered(story)
     steps = story.next()
-    assert [(step.purpose, step.commit) for step in steps] == [("bank", "t0")] + [("confirm", "c1")] * 3
+    assert [(step.purpose, step.commit) for step in steps] == [("confirm", "c1")] * 2
     assert {step.splits for step in steps} == {("search", "audit")}
-    story.run("bank", "t0", attempt=0, search=2.449, audit=2.449)
-    for value in (2.402, 2.399):
+    story.run("confirm", "c1", name, audit=GOOD[0])
+    assert [step.purpose for step in story.next()] == ["confirm"], "one of two is missing still"
+    story.run("confirm", "c1", name, audit=GOOD[1])
+    steps = story.next()
+    assert [(step.purpose, step.commit) for step in steps] == [("bank", "t0"), ("confirm", "c1")] * 2, "baselines in between"
+    assert steps[0].splits == ("search", "audit")
+    for value in (2.449, 2.4505):
+        story.run("bank", "t0", attempt=0, search=value, audit=value)
+    for value in GOOD[2:]:
         story.run("confirm", "c1", name, audit=value)
-    assert [step.purpose for step in story.next() if step.commit == "c1"] == ["confirm"], "one of three is missing still"
-    story.run("confirm", "c1", name, audit=2.401)
     (verdict,) = story.next()
     assert verdict.body["verdict"] == "improved"
     assert verdict.body["low"] <= verdict.body["effect"] <= verdict.body["high"] < 0
-    assert verdict.body["n"] == 3 and verdict.body["m"] == 5 and len(verdict.body["reasoning"]) == 4
-    assert abs(verdict.body["effect"] - (2.4006667 - 2.45)) < 1e-6, "the nominating value is thrown away"
+    assert verdict.body["n"] == 4 and verdict.body["m"] == 6 and len(verdict.body["reasoning"]) == 4
+    assert abs(verdict.body["effect"] - (2.4005 - 2.450083333)) < 1e-6, "the nominating value is thrown away"
+
+
+def test_the_stages_of_the_default_policy_end_at_fourteen_seeds_with_a_baseline_beside_each_until_the_bank_is_large(
+    story: Story,
+) -> None:
+    for index in range(8):
+        story.run("bank", "t0", attempt=0, search=2.45 + 0.001 * index, audit=2.45 + 0.001 * index)
+    name = story.idea()
+    story.run("nominate", "c1", name, search=2.40)
+    story.tell(story.next(bank=8, stages=Policy().stages)[0])
+    story.ledger.append("confirm", {"attempt": 1}, name)
+    asked, seeds = [], iter(range(100))
+    while not isinstance((steps := decide(story.state, TASK, Policy()))[0], Write):
+        asked.append((len([s for s in steps if s.purpose == "confirm"]), len([s for s in steps if s.purpose == "bank"])))
+        for step in steps:
+            value = (2.4486 if step.purpose == "confirm" else 2.4508) + 0.0011 * (next(seeds) % 5) + 1e-6 * next(seeds)
+            story.run(step.purpose, step.commit, step.experiment, step.attempt, search=value, audit=value)
+    assert asked == [(2, 0), (2, 2), (4, 4), (6, 6)]
+    assert (steps[0].body["n"], steps[0].body["m"]) == (14, 20)
+    assert [interleaved(have, 6) for have in (8, 20, 24, 60)] == [6, 4, 1, 1]
+
+
+def test_a_judgement_waits_for_the_baselines_it_asked_for_and_not_for_what_others_ask_for(story: Story) -> None:
+    name = ordered(story)
+    early = story.run("bank", "t0", attempt=0, status="queued")
+    for value in GOOD[:2]:
+        story.run("confirm", "c1", name, audit=value)
+    assert story.next() == [], "asked for before its own runs were"
+    story.run("bank", "t0", attempt=0, status="queued")
+    story.end(early, "ok", search=2.451, audit=2.451)
+    assert [step.purpose for step in story.next()] == ["bank", "confirm"] * 2
 
 
 def test_an_unclear_effect_gets_a_second_stage(story: Story) -> None:
     name = nominated(story, 2.449)
     story.ledger.append("confirm", {"attempt": 1}, name)
-    for value in (2.447, 2.4495, 2.4485):
+    for value in (2.4470, 2.4478):
         story.run("confirm", "c1", name, audit=value)
-    steps = story.next()
-    assert [step.purpose for step in steps] == ["bank"] + ["confirm"] * 3
-    for value in (2.4510, 2.4490, 2.4500):
+    assert [step.purpose for step in story.next()] == ["bank", "confirm"] * 2
+    for value in (2.4510, 2.4490):
         story.run("confirm", "c1", name, audit=value)
     (verdict,) = story.next()
-    assert verdict.body["verdict"] in ("neutral", "inconclusive") and verdict.body["n"] == 6
+    assert verdict.body["verdict"] in ("neutral", "inconclusive") and verdict.body["n"] == 4
 
 
 def test_a_gain_that_costs_more_flops_is_checked_at_equal_cost_and_is_bought(story: Story) -> None:
     name = nominated(story)
-    story.ledger.append("confirm", {"attempt": 1}, name)
-    for value in (2.402, 2.399, 2.401):
-        story.run("confirm", "c1", name, audit=value, flops=1.5e9)
-    steps = story.next()
+    steps = confirmed(story, name, flops=1.5e9)
     assert [(step.purpose, step.commit) for step in steps] == [("control", "t0")] * 4
     assert steps[0].budget_factor == pytest.approx(1.5)
-    for value in (2.380, 2.382, 2.381, 2.379):
-        story.run("control", "t0", name, audit=value)
+    for value in CONTROLS:
+        story.run("control", "t0", name, factor=1.5, audit=value)
     (verdict,) = story.next()
     assert verdict.body["verdict"] == "bought"
 
 
 def test_a_gain_that_beats_its_control_is_improved(story: Story) -> None:
     name = nominated(story)
-    story.ledger.append("confirm", {"attempt": 1}, name)
-    for value in (2.402, 2.399, 2.401):
-        story.run("confirm", "c1", name, audit=value, flops=1.03e9)
+    confirmed(story, name, flops=1.03e9)
     for value in (2.440, 2.442, 2.441, 2.439):
-        story.run("control", "t0", name, audit=value)
+        story.run("control", "t0", name, factor=1.03, audit=value)
     (verdict,) = story.next()
     assert verdict.body["verdict"] == "improved"
 
 
 def confirmed(story: Story, name: str, **more: Any) -> list[Any]:
-    """What follows on three clearly better runs."""
+    """What follows on four clearly better runs."""
     story.ledger.append("confirm", {"attempt": 1}, name)
-    for value in (2.402, 2.399, 2.401):
+    for value in GOOD:
         story.run("confirm", "c1", name, search=value, audit=value, **more)
     return story.next()
 
@@ -267,8 +322,8 @@ def test_where_flops_are_unknown_the_claim_is_decided_at_equal_seconds_of_the_de
     name = nominated(story, flops=bank)
     steps = confirmed(story, name, flops=mine, seconds=15.0)
     assert [(step.purpose, step.commit, step.budget_factor) for step in steps] == [("control", "t0", 1.5)] * 4
-    for value in (2.380, 2.382, 2.381, 2.379):
-        story.run("control", "t0", name, audit=value)
+    for value in CONTROLS:
+        story.run("control", "t0", name, factor=1.5, audit=value)
     (verdict,) = story.next()
     said = "decided at equal seconds of the device, since FLOPs are unknown (mine::op): 1.500x the bank's"
     assert (verdict.body["verdict"], verdict.body["reasoning"][3]) == ("bought", said)
@@ -300,7 +355,7 @@ def test_the_cost_of_a_target_is_the_metric_and_may_be_the_same_for_every_seed(s
     story.run("nominate", "c1", name, search=900.0)
     story.tell(story.next()[0])
     story.ledger.append("confirm", {"attempt": 1}, name)
-    for _ in range(3):
+    for _ in range(4):
         story.run("confirm", "c1", name, search=900.0, audit=900.0, flops=2e9)
     (verdict,) = story.next()
     assert (verdict.body["verdict"], verdict.body["effect"]) == ("improved", -100.0)
@@ -309,8 +364,8 @@ def test_the_cost_of_a_target_is_the_metric_and_may_be_the_same_for_every_seed(s
 
 def test_what_is_odd_about_the_confirming_runs_stands_in_the_reasoning(story: Story) -> None:
     (verdict,) = confirmed(story, nominated(story), flags=("looks odd",))
-    runs = [run.id for run in story.state.runs.values() if run.purpose == "confirm"]
-    assert verdict.body["reasoning"][4] == "flagged: " + "; ".join(f"{run}: looks odd" for run in runs)
+    runs = [run.id for run in story.state.runs.values() if run.purpose == "confirm"][:3]
+    assert verdict.body["reasoning"][4] == "flagged: " + "; ".join(f"{run}: looks odd" for run in runs) + "; and 1 more"
 
 
 @pytest.mark.parametrize(
@@ -345,7 +400,7 @@ def test_with_automatic_policies_nobody_has_to_order_anything(story: Story) -> N
     (step,) = story.next(confirmation="auto", promotion="auto")
     assert step.kind == "confirm"
     story.tell(step)
-    for value in (2.402, 2.399, 2.401):
+    for value in GOOD:
         story.run("confirm", "c1", name, audit=value)
     story.tell(story.next(confirmation="auto", promotion="auto")[0])
     assert story.next(confirmation="auto", promotion="auto") == [Promote(name)]
@@ -358,11 +413,95 @@ def test_a_withdrawn_idea_is_left_alone(story: Story) -> None:
     assert story.next() == []
 
 
-def test_the_queue_serves_banks_then_confirmations_then_own_ideas_and_prefers_home_slots(story: Story) -> None:
+def promoted(story: Story, value: float = 2.4485) -> str:
+    """An idea that was accepted with this mean and became trunk, whose new bank is full."""
+    name = nominated(story)
+    effect = value - 2.45025
+    body = {"attempt": 1, "verdict": "improved", "effect": effect, "low": effect - 0.001, "high": effect + 0.001, "p": 1e-4,
+            "n": 4, "m": 6, "sigma": 0.0017, "reasoning": []}  # fmt: skip
+    story.ledger.append("verdict", body, name)
+    story.trunk("c1", "t0", name)
+    story.bank("c1", -0.004)
+    return name
+
+
+def test_after_a_promotion_its_parent_is_run_again_on_fresh_seeds_for_the_effect_that_is_reported(story: Story) -> None:
+    name = promoted(story)
+    assert "not measured yet (4 of 4 runs of its own bank, 0 of 4 of its parent)" in said(story.state, name, TASK)[0]
+    steps = story.next()
+    assert [(step.purpose, step.commit, step.experiment, step.splits) for step in steps] == [("parent", "t0", name, ("audit",))] * 4
+    for value in (2.4502, 2.4488, 2.4495):
+        story.run("parent", "t0", name, audit=value)
+    story.run("parent", "t0", name, status="lost")
+    assert [step.purpose for step in story.next()] == ["parent"], "the lost one is asked for again"
+    story.run("parent", "t0", name, audit=2.4515)
+    assert story.next() == []
+    found = reported(story.state, story.state.experiments[name], True, 4)
+    assert found is not None and (found.n, found.m, found.fresh) == (4, 4, True)
+    assert found.effect == pytest.approx(2.44625 - 2.45), "the promoted commit's bank against the fresh parents, nothing older"
+    assert found.low < found.effect < found.high
+    assert said(story.state, name, TASK)[0].startswith("reported effect -0.00375 nats (95 % interval ")
+    story.run("bank", "c1", attempt=0, search=2.30, audit=2.30)
+    again = reported(story.state, story.state.experiments[name], True, 4)
+    assert again == found, "what joins the bank later, because of other ideas, changes nothing"
+
+
+def test_a_promotion_far_beyond_four_sigma_is_reported_against_the_old_bank_at_no_cost(story: Story) -> None:
+    name = promoted(story, 2.440)
+    assert story.next() == []
+    found = reported(story.state, story.state.experiments[name], True, 4)
+    assert found is not None and not found.fresh and found.effect == pytest.approx(-0.004)
+    assert "old bank" in said(story.state, name, TASK)[0]
+
+
+def test_a_parent_that_fails_is_not_run_for_ever(story: Story) -> None:
+    name = promoted(story)
+    for _ in range(3):
+        story.run("parent", "t0", name, status="crashed")
+    assert story.next() == []
+
+
+def test_baselines_that_leave_the_band_of_the_earlier_ones_raise_one_alarm(story: Story) -> None:
+    story.bank()
+    for value in (2.4506, 2.4494, 2.4511):
+        story.run("bank", "t0", attempt=0, search=value, audit=value)
+    assert story.next() == []
+    for value in (2.470, 2.472, 2.471, 2.469):
+        story.run("bank", "t0", attempt=0, search=value, audit=value)
+    (alarm,) = story.next()
+    assert alarm.kind == "alarm" and alarm.body["text"].startswith("the baseline t0 drifts: the mean of the newest 7, 2.4619,")
+    story.tell(alarm)
+    story.run("bank", "t0", attempt=0, search=2.48, audit=2.48)
+    assert story.next() == []
+
+
+@pytest.mark.parametrize("other", ["corpus", "tokenizer", "protected", "task", "torch", "python", "driver"])
+def test_a_bank_of_another_environment_is_filled_anew(story: Story, other: str) -> None:
+    story.bank()
+    story.run("bank", "t0", attempt=0, search=2.45, audit=2.45, hashes={other: "another"})
+    assert [step.purpose for step in story.next()] == ["bank"] * 3
+
+
+def test_a_bank_on_another_budget_is_filled_anew_and_a_control_is_no_other_environment(story: Story) -> None:
+    story.bank()
+    story.run("control", "t0", story.idea(), factor=1.5, audit=2.45)
+    assert [step.purpose for step in story.next()] == ["nominate"]
+    story.run("bank", "t0", attempt=0, factor=2.0, search=2.45, audit=2.45)
+    assert [step.purpose for step in story.next()] == ["bank"] * 3 + ["nominate"]
+
+
+def test_the_queue_serves_banks_then_confirmations_then_parents_then_own_ideas_and_prefers_home_slots(story: Story) -> None:
     own = story.run("nominate", "c1", "E1", status="queued")
+    parent = story.run("parent", "t0", "E1", status="queued")
     confirm = story.run("confirm", "c1", "E1", status="queued")
     bank = story.run("bank", "t0", status="queued")
-    assert [run.id for run in waiting(story.state)] == [bank, confirm, own]
+    assert [run.id for run in waiting(story.state)] == [bank, confirm, parent, own]
     slots = [Slot(0, "cpu", None, ""), Slot(1, "cpu", None, "")]
     assert [(run.id, slot.index) for run, slot in pick(story.state, slots)] == [(bank, 0), (confirm, 1)]
     assert [(run.id, slot.index) for run, slot in pick(story.state, slots[1:])] == [(bank, 1)]
+
+
+def test_baselines_for_a_full_bank_go_in_turn_with_the_confirmations_they_stand_beside(story: Story) -> None:
+    story.bank()
+    pairs = [story.run(purpose, commit, status="queued") for purpose, commit in (("bank", "t0"), ("confirm", "c1")) * 2]
+    assert [run.id for run in waiting(story.state)] == pairs

@@ -8,19 +8,23 @@ import random
 import statistics
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from lab import verdict
 
 ROOT = Path(__file__).resolve().parents[2]
-BANK = [2.412, 2.398, 2.405, 2.391]
-"""mean 2.4015, sigma 0.0090"""
+BANK = [2.412, 2.398, 2.405, 2.391, 2.409, 2.401, 2.394, 2.402]
+"""mean 2.4015, sigma 0.0071"""
+CLEAR = [2.341, 2.352, 2.347, 2.344]
+"""8 sigma better"""
 
 
 def judge(candidate: list[float], baseline: list[float] | None = None, **other: object) -> verdict.Judgement | None:
-    asked: dict[str, object] = {"minimize": True, "min_effect": 0.0, "final": True, "compared_with": "bank", **other}
+    asked: dict[str, object] = {"minimize": True, "min_effect": 0.0, "compared_with": "bank", **other}
     return verdict.judge(candidate, BANK if baseline is None else baseline, **asked)  # type: ignore[arg-type]
 
 
@@ -50,7 +54,7 @@ def test_welch_agrees_with_the_reference_implementation() -> None:
 def test_mean_interval_agrees_with_student() -> None:
     from scipy import stats
 
-    low, high = stats.t.interval(0.95, 3, statistics.fmean(BANK), stats.sem(BANK))
+    low, high = stats.t.interval(0.95, 7, statistics.fmean(BANK), stats.sem(BANK))
     assert verdict.mean_interval(BANK) == pytest.approx((statistics.fmean(BANK), low, high))
 
 
@@ -71,49 +75,78 @@ def test_a_bank_without_spread_still_nominates_what_is_better_only() -> None:
     assert verdict.nominate(2.0, [2.0, 2.0, 2.0], minimize=True) == (False, 0.0)
 
 
-def test_a_clear_gain_on_three_fresh_seeds_is_improved_at_once() -> None:
-    assert word([2.341, 2.352, 2.347], final=False) == "improved"
-    assert word(flipped([2.341, 2.352, 2.347]), flipped(BANK), final=False, minimize=False) == "improved"
+def test_the_interval_of_sigma_is_chi_squared() -> None:
+    from scipy import stats
+
+    sigma, low, high = verdict.sigma_interval(BANK)
+    squares = 7 * statistics.variance(BANK)
+    assert sigma == pytest.approx(statistics.stdev(BANK))
+    assert (low, high) == pytest.approx([(squares / stats.chi2.ppf(q, 7)) ** 0.5 for q in (0.975, 0.025)])
+    assert verdict.sigma_interval([2.0, 2.0]) == (0.0, 0.0, 0.0)
+
+
+def test_a_clear_gain_is_improved_at_four_fresh_seeds_and_never_at_two() -> None:
+    assert judge(CLEAR[:2]) is None, "two seeds accept nothing, however good"
+    assert word(CLEAR) == "improved"
+    assert word(flipped(CLEAR), flipped(BANK), minimize=False) == "improved"
 
 
 def test_a_promising_but_unproven_idea_gets_more_seeds_and_then_an_answer() -> None:
-    three = [2.3921, 2.3801, 2.3962]
-    assert judge(three, final=False) is None
-    assert word(three) == "inconclusive"
-    assert word([*three, 2.3760, 2.3811, 2.3792]) == "improved"
+    seeds = [2.3931, 2.3921, 2.3801, 2.3962, 2.3860, 2.3811, 2.3892, 2.3940, 2.3870, 2.3924, 2.3850, 2.3834, 2.3901, 2.3888]
+    assert [word(seeds[:n]) for n in (2, 4)] == [None, None]
+    assert word(seeds) == "improved"
+    assert word([value + 0.009 for value in seeds]) == "inconclusive"
+
+
+def test_the_boundary_follows_from_the_information_of_stages_and_bank() -> None:
+    from statistics import NormalDist
+
+    assert verdict.accepts_below(14, 20) == pytest.approx(1 - NormalDist().cdf(verdict.BOUNDARY)), "the last stage's own"
+    bounds = [float(verdict.accepts_below(n, 8)) for n in verdict.STAGES]
+    assert bounds[0] == 0 and bounds[1:] == sorted(bounds[1:]), "the earlier, the harder"
+    hopes = [float(verdict.hopeless_below(n, 8)) for n in verdict.STAGES]
+    assert hopes == sorted(hopes) and hopes[-1] == verdict.FUTILITY
+    assert verdict.accepts_below(3, 4, (3,)) > 0 and verdict.accepts_below(2, 4, (2, 4)) == 0, "short plans can accept too"
 
 
 def test_an_idea_without_hope_stops_after_the_first_stage() -> None:
-    assert word([2.4021, 2.4093, 2.3994], final=False) == "inconclusive"
-    assert word([2.4521, 2.4603, 2.4554], final=False) == "worse"
-    assert word(flipped([2.4521, 2.4603, 2.4554]), flipped(BANK), final=False, minimize=False) == "worse"
+    assert word([2.4021, 2.4093]) == "inconclusive"
+    assert word([2.4521, 2.4603]) == "worse"
+    assert word(flipped([2.4521, 2.4603]), flipped(BANK), minimize=False) == "worse"
+    stopped = judge([2.4021, 2.4093])
+    assert stopped and "stopped early: below t = " in stopped.reasoning[2]
+
+
+def test_two_runs_that_happen_to_lie_close_together_are_no_hope() -> None:
+    together = [2.39981, 2.39982]
+    assert verdict.welch(together, BANK).t < -0.6 and word(together) == "inconclusive"
 
 
 def test_neutral_means_that_the_interval_excludes_an_effect_of_interest() -> None:
     six = [2.4021, 2.3983, 2.4054, 2.3962, 2.4081, 2.4003]
     assert word(six, min_effect=0.05) == "neutral"
-    assert word(six, min_effect=0.001) == "inconclusive"
+    assert word([2.4021, 2.4283, 2.3854], min_effect=0.001) == "inconclusive"
 
 
-def test_two_runs_never_improve_anything_and_one_alone_is_not_judged() -> None:
-    assert word([2.1001, 2.1002]) == "inconclusive"
-    assert judge([2.1001, 2.1002], final=False) is None
-    assert judge([2.1], final=False) is None
+def test_one_run_alone_is_not_judged_and_two_are_improved_only_where_there_are_no_more_to_come() -> None:
+    assert judge([2.1001, 2.1002]) is None and judge([2.1]) is None
+    assert word([2.1001, 2.1002], stages=(2,)) == "improved"
+    assert word([2.3931, 2.3921], stages=(2,)) == "inconclusive"
     with pytest.raises(ValueError, match="at least two"):
-        judge([2.1])
+        judge([2.1], stages=(1,))
     with pytest.raises(ValueError, match="at least two"):
         judge([2.1, 2.2, 2.3], [2.4])
 
 
 def test_the_same_value_for_different_seeds_is_invalid() -> None:
-    judgement = judge([2.34712345, 2.34712345, 2.35298761], final=False)
+    judgement = judge([2.34712345, 2.34712345, 2.35298761])
     assert judgement and judgement.verdict == "invalid"
     assert "same metric for different seeds" in judgement.reasoning[2]
     assert word([2.3, 2.3, 2.3]) == "invalid"
 
 
 def test_ties_of_a_metric_with_few_digits_are_honest() -> None:
-    assert word([0.91, 0.91, 0.92], [0.71, 0.73, 0.72, 0.72], minimize=False) == "improved"
+    assert word([0.91, 0.91, 0.92, 0.91], [0.71, 0.73, 0.72, 0.72], minimize=False) == "improved"
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -122,27 +155,28 @@ def test_values_that_are_not_finite_are_refused(bad: float) -> None:
         with pytest.raises(ValueError, match="finite"):
             judge(candidate, baseline)
     with pytest.raises(ValueError, match="finite"):
-        judge([bad], final=False)
+        judge([bad])
     with pytest.raises(ValueError, match="finite"):
         verdict.nominate(bad, BANK, minimize=True)
 
 
 def test_a_diverged_run_is_judged_and_one_beyond_arithmetic_is_refused() -> None:
-    assert word([1e30, 2.4, 2.5], final=False) in ("inconclusive", "worse")
+    assert word([1e30, 2.4, 2.5]) in ("inconclusive", "worse")
     with pytest.raises(ValueError, match="too large"):
         judge([1e200, 2.4, 2.5])
 
 
 def test_what_costs_more_must_beat_a_control_that_spends_as_much() -> None:
-    candidate = [2.341, 2.352, 2.347]
     assert verdict.needs_control(1.08) and not verdict.needs_control(1.0005) and not verdict.needs_control(None)
-    assert verdict.beats(candidate, BANK, minimize=True)
-    assert judge(candidate, cost_ratio=1.08) is None, "undecided until the control has run"
-    assert word(candidate, cost_ratio=1.08, control=[2.401, 2.395, 2.408]) == "improved"
-    bought = judge(candidate, cost_ratio=1.08, control=[2.344, 2.351, 2.349])
-    assert bought and bought.verdict == "bought"
+    assert verdict.beats(CLEAR, BANK, minimize=True) and not verdict.beats(CLEAR[:2], BANK, minimize=True)
+    assert judge(CLEAR, cost_ratio=1.08) is None, "undecided until the control has run"
+    found = judge(CLEAR, cost_ratio=1.08, control=[2.401, 2.395, 2.408, 2.399, 2.391])
+    assert found and found.verdict == "improved" and found.p > verdict.welch(CLEAR, BANK).p_better, "it claims to beat both"
+    bought = judge(CLEAR, cost_ratio=1.08, control=[2.344, 2.351, 2.349])
+    assert bought and bought.verdict == "bought" and bought.p > 0.2
     assert "1.080x the budget" in bought.reasoning[2]
-    assert word(candidate, cost_ratio=0.9) == "improved", "what costs less needs no control"
+    assert judge(CLEAR, cost_ratio=1.08, control=[2.354, 2.359, 2.352]) is None, "more seeds may tell them apart"
+    assert word(CLEAR, cost_ratio=0.9) == "improved", "what costs less needs no control"
 
 
 def test_a_costly_idea_that_does_not_even_beat_the_bank_needs_no_control() -> None:
@@ -150,14 +184,14 @@ def test_a_costly_idea_that_does_not_even_beat_the_bank_needs_no_control() -> No
 
 
 def test_the_interval_is_always_printed_with_n_and_sigma() -> None:
-    judgement = judge([2.341, 2.352, 2.347], compared_with="the bank of 1a2b3c (split audit)")
+    judgement = judge(CLEAR, compared_with="the bank of 1a2b3c (split audit)")
     assert judgement is not None and len(judgement.reasoning) == 3
     effect, test, compared = judgement.reasoning
-    assert f"{judgement.low:+.4g} to {judgement.high:+.4g}, n = 3" in effect and "sigma 0.00904" in effect
-    assert "m = 4" in test and "p = " in test
+    assert f"{judgement.low:+.4g} to {judgement.high:+.4g}, n = 4" in effect and "sigma 0.00715 (0.00473 to 0.0146)" in effect
+    assert "m = 8" in test and "p = " in test and "accepted below" in test
     assert "the bank of 1a2b3c (split audit)" in compared
     assert judgement.low < judgement.effect < judgement.high < 0
-    assert (judgement.n, judgement.m) == (3, 4)
+    assert (judgement.n, judgement.m) == (4, 8)
     assert judgement.sigma == pytest.approx(statistics.stdev(BANK))
 
 
@@ -166,14 +200,43 @@ def test_importing_the_statistics_does_not_load_scipy() -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
-def test_null_ideas_are_accepted_in_about_one_case_in_a_hundred_and_large_effects_are_found() -> None:
+@pytest.mark.parametrize("stages", [verdict.STAGES, (2, 4), (3,)])
+def test_the_rule_on_arrays_of_moments_says_what_the_judge_of_one_idea_says(stages: tuple[int, ...]) -> None:
+    import numpy as np
+
+    random, seen = np.random.default_rng(5), Counter[str]()
+    for n in (*stages, max(stages[0], stages[-1] - 1)):
+        for m in (4, 8, 20):
+            banks, ideas = random.normal(0, 1, (150, m)), random.normal(-2, 1.5, (150, n))
+            found = verdict.looks(
+                verdict.Moments(n, ideas.mean(1), ideas.var(1, ddof=1)),
+                verdict.Moments(m, banks.mean(1), banks.var(1, ddof=1)), stages,
+            )  # fmt: skip
+            for bank, idea, accepted, hopeless in zip(banks.tolist(), ideas.tolist(), *found, strict=True):
+                said = word(idea, bank, stages=stages)
+                assert (said == "improved") == accepted == verdict.beats(idea, bank, minimize=True, stages=stages)
+                assert (said is None) == (not accepted and not hopeless and n < stages[-1])
+                seen[str(said)] += 1
+    assert seen["improved"] > 20 and sum(seen.values()) - seen["improved"] - seen["None"] > 20
+
+
+def simulation() -> ModuleType:
     spec = importlib.util.spec_from_file_location("benchmark_verdict", ROOT / "benchmarks" / "verdict.py")
     assert spec and spec.loader
     benchmark = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = benchmark  # dataclasses look their module up
     spec.loader.exec_module(benchmark)
-    null = benchmark.laboratory(0.0, 1.0, 5000)
-    assert statistics.fmean(null.accepted) <= 0.011
-    kept, _ = benchmark.greedy(0.0, 1.0, 500)
-    assert statistics.fmean(kept) > 0.1, "greedy keeps noise"
-    assert statistics.fmean(benchmark.laboratory(3.0, 1.0, 200).accepted) > 0.8
+    return benchmark
+
+
+def test_null_ideas_pass_once_in_a_thousand_whatever_their_spread_and_effects_of_two_sigma_are_found() -> None:
+    benchmark = simulation()
+    for spread in (0.5, 1.0, 3.0, 7.0):
+        null = benchmark.play(0.0, spread, 100_000)
+        assert null.accepted.mean() < 0.0017, "the bound is .0015, the standard error here .00012"
+        assert spread != 1.0 or (null.accepted.mean() < 0.0013 and null.runs.mean() < 2.85)
+    found = benchmark.play(2.0, 1.0, 20_000)
+    assert found.accepted.mean() > 0.88
+    naive, reported = (values[found.accepted].mean() - 2 for values in (found.naive, found.reported))
+    assert naive > 0.05 and abs(reported) < 0.02, "fresh runs after acceptance do not flatter"
+    assert benchmark.greedy(0.0, 1.0, 500)[0].mean() > 0.1, "greedy keeps noise"
