@@ -116,8 +116,8 @@ class Story:
         chance, sign = random.Random(seed), 1 if minimize else -1
         bank: list[float] = []
         for number in range(ideas):
-            if len(bank) < 4:
-                bank = [level + sigma * chance.gauss(0, 1) for _ in range(4)]
+            if len(bank) < 8:
+                bank = [level + sigma * chance.gauss(0, 1) for _ in range(8)]
                 self.bank(*bank)
             name = self.idea(MATRIX_LR=round(chance.uniform(0.01, 0.08), 4))
             commit = self.state().experiments[name].attempts[-1].commit
@@ -140,7 +140,7 @@ class Story:
                 while len(values) < stage:
                     values.append(level + true + sigma * chance.gauss(0, 1))
                     self.run("confirm", {"audit": values[-1]}, name, commit)
-                judged = verdict.judge(values, bank, minimize=minimize, min_effect=0, final=stage == 6,
+                judged = verdict.judge(values, bank, minimize=minimize, min_effect=0,
                                        compared_with=f"bank of {self.trunk[:8]}, split audit")
                 if judged:
                     body = dataclasses.asdict(judged)
@@ -213,7 +213,7 @@ def test_the_baseline_and_the_confirmed_best_come_with_interval_sigma_and_n(stor
     story.bank(*last)
     _, _, text = written(story)
     low, high = stats.t.interval(0.95, 3, statistics.fmean(first), stats.sem(first))
-    assert f"| audit | 2.40150 | {low:.5f} to {high:.5f} | 0.00904 | 4 |" in text
+    assert f"| audit | 2.40150 | {low:.5f} to {high:.5f} | 0.00904 | 0.00512 to 0.03369 | 4 |" in text
     test = stats.ttest_ind(last, first, equal_var=False)
     interval = test.confidence_interval(0.95)
     effect = statistics.fmean(last) - statistics.fmean(first)
@@ -253,6 +253,34 @@ def test_promotions_are_listed_in_order_with_the_reasoning_of_their_verdicts(sto
     assert promoted.index("idea number 0") < promoted.index("effect of 0") < promoted.index("idea number 1")
     assert "WARMDOWN=0.3" in promoted.replace("\\", "")
     assert "Every idea was promoted." in text
+
+
+def test_the_claims_say_which_survive_together_and_what_fresh_runs_made_of_what_was_promoted(story: Story) -> None:
+    story.bank(2.412, 2.398, 2.405, 2.391)
+    story.tell("session", bank=4)
+    for word, effect, p in (("improved", -0.01, 0.0009), ("inconclusive", -0.004, 0.04), ("worse", 0.02, 0.9)):
+        name = story.idea(f"it is {word}")
+        story.judge(name, word, effect, low=effect - 0.005, high=effect + 0.005, p=p, n=8, sigma=0.009)
+    story.judge(story.idea("crashes"), "crashed")
+    won, parent = "E0001", story.trunk
+    story.promote(won)
+    story.bank(2.391, 2.402, 2.396, 2.385)
+
+    def rows() -> dict[str, list[str]]:
+        text = written(story)[2]
+        part = text[text.index("## Claims") : text.index("## Every other idea")]
+        assert "1 of 3 claims survive Benjamini and Hochberg at q = 0.05" in part
+        cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in tables(part)[0][2:]]
+        return {row[0]: row for row in cells}
+
+    assert {name: row[6] for name, row in rows().items()} == {"E0001": "yes", "E0002": "no", "E0003": "no"}
+    assert rows()[won][7] == "not measured yet" and rows()["E0002"][7] == "–"
+    assert "not measured yet (4 of 4" in written(story)[2]
+    for value in (2.404, 2.396, 2.409, 2.400):
+        story.run("parent", {"audit": value}, won, parent)
+    test = verdict.welch([2.391, 2.402, 2.396, 2.385], [2.404, 2.396, 2.409, 2.400])
+    assert rows()[won][7] == f"{test.effect:+.4f} ({test.low:+.4f} to {test.high:+.4f})"
+    assert f"**reported effect {test.effect:+.4g} bits per byte" in written(story)[2]
 
 
 def test_what_did_not_improve_is_listed_with_its_verdict_and_interval(story: Story) -> None:
@@ -302,6 +330,7 @@ def test_every_kind_of_run_is_drawn_in_its_colour_and_the_best_as_a_staircase(st
     story.run("nominate", {"search": 2.40}, name)
     story.run("confirm", {"audit": 2.37}, name)
     story.run("control", {"audit": 2.39}, name)
+    story.run("parent", {"audit": 2.415}, name)
     png = written(story)[0]
     for _, _, colour, _ in plot.KINDS.values():
         assert has_colour(png, colour, tmp_path), colour
