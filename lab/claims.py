@@ -16,8 +16,8 @@ from lab.records import Attempt, Experiment, Run, State, bank_of
 from tasks.spec import Task
 
 FAR = 4.0
-"""Sigmas that the near end of an accepted effect's interval must exceed for the old bank to serve as the parent's side: so far
-out the data that accepted it flatter it by less than .03 sigma (benchmarks/verdict.py), and big gains stay cheap."""
+"""Sigmas that the near end of an accepted effect's interval must exceed for the old bank to serve as the parent's side: that
+flatters by .03 sigma at most (benchmarks/verdict.py, at a true effect of 5), and big gains stay cheap."""
 FAILURES = 3
 """Parent runs that may fail before no more are asked for."""
 RATE = 0.05

@@ -240,8 +240,9 @@ def show(identity: Identity, as_json: JsonFlag = False) -> None:
 
 
 def _show(home: Home, item: Experiment, as_json: bool) -> None:
+    fresh = claims.said(_open()[1].state, item.id, Task.model_validate_json(home.task.read_text()))
     if as_json:
-        _print({**dataclasses.asdict(item), "status": item.status})
+        _print({**dataclasses.asdict(item), "status": item.status, "reported": fresh})
         return
     lines = [
         f"{item.id} by {item.agent}: {item.status}",
@@ -257,7 +258,7 @@ def _show(home: Home, item: Experiment, as_json: bool) -> None:
             lines += [f"    {_line(done)}", *(f"      flagged: {line}" for line in done.flags)]
             lines += [f"      {line}" for line in unsealed]
         lines += [f"    {line}" for line in (attempt.verdict or {}).get("reasoning", [])]
-    lines += [f"  {line}" for line in claims.said(_open()[1].state, item.id, Task.model_validate_json(home.task.read_text()))]
+    lines += [f"  {line}" for line in fresh]
     failed = [one for one in item.runs if one.status in ("crashed", "invalid", "timeout", "lost")]
     if failed:
         lines.append(f"  log of {failed[-1].id} ends:\n{failed[-1].log_tail}")

@@ -38,8 +38,8 @@ def test_the_default_design_is_a_chief_and_a_researcher_for_each_slot() -> None:
     assert resolved.names == ["chief", "r1", "r2", "r3"]
     assert resolved.chief == "chief" and resolved.agents[0].slot is None
     assert resolved.promotion == resolved.confirmation == "chief"
-    assert resolved.process.queue_ahead == 2 and resolved.process.bank == 4
-    assert resolved.process.confirm_stages == [3, 6]
+    assert resolved.process.queue_ahead == 2 and resolved.process.bank == 8
+    assert resolved.process.confirm_stages == [2, 4, 8, 14]
 
 
 def test_solo_has_nobody_to_wait_for() -> None:
@@ -92,8 +92,9 @@ def test_agents_that_are_counted_leave_the_other_slots_to_the_open_group(tmp_pat
         (MINIMAL + "    names: [trunk]\n", "'trunk' is a reserved name"),
         (MINIMAL + "    names: [a, b]\n", "2 names for 1 agents"),
         (MINIMAL + "    count: 2\n    names: [a, a]\n", "two agents are called 'a'"),
-        (MINIMAL + "process: {confirm_stages: [3, 3]}\n", "line 5: process.confirm_stages: must be [3, 6]"),
-        (MINIMAL + "process: {confirm_stages: [1, 6]}\n", "simulated for these stages only"),
+        (MINIMAL + "process: {confirm_stages: [3, 3]}\n", "line 5: process.confirm_stages: must be numbers of runs that rise"),
+        (MINIMAL + "process: {confirm_stages: [1, 6]}\n", "from 2 to 64 at most"),
+        (MINIMAL + "process: {confirm_stages: []}\n", "line 5: process.confirm_stages: "),
         (MINIMAL + "process:\n  bank: 1\n", "line 6: process.bank: Input should be greater than or equal to 2"),
         (MINIMAL + "    settings: {since: 2020-01-01}\n", "line 5: agents.0.settings.since"),
     ],

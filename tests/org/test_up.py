@@ -29,19 +29,19 @@ def test_up_in_an_empty_directory_does_research_and_finds_a_verified_improvement
     assert git(org.root, "branch", "--show-current") == "org/trunk"
     assert {"org/trunk", "org/main/r1", "org/main/r2"} <= set(git(org.root, "branch", "--format=%(refname:short)").split())
     assert set(org.panes()) == {"board", "chief", "r1", "r2"}
-    until(lambda: (now := org.state).promotions() and len(now.bank().values("audit")) >= 4, "a promotion, and its bank", 200)
+    until(lambda: (now := org.state).promotions() and len(now.bank().values("audit")) >= 8, "a promotion, and its bank", 200)
     org("down")
     state = org.state
     first = state.promotions()[0]
     verdict = first.attempts[-1].verdict
-    assert verdict is not None and verdict["verdict"] == "improved" and verdict["n"] >= 3 and verdict["m"] >= 4
+    assert verdict is not None and verdict["verdict"] == "improved" and verdict["n"] >= 4 and verdict["m"] >= 8
     assert verdict["high"] < 0, "the whole interval lies on the better side"
     confirm = {run.seed for run in first.runs_for("confirm")}
     others = {run.seed for run in state.runs.values() if run.purpose != "confirm"}
-    assert len(confirm) >= 3 and not confirm & others, "confirmed on fresh seeds"
+    assert len(confirm) >= 4 and not confirm & others, "confirmed on fresh seeds"
     banked = [run for run in state.bank(first.attempts[-1].parent).runs if run.status == "ok"]
     started = min(run.started or 0 for run in first.runs_for("confirm"))
-    assert len([run for run in banked if (run.ended or 0) < started]) >= 4, "the bank was there first"
+    assert len([run for run in banked if (run.ended or 0) < started]) >= 8, "the bank was there first"
     trunk = state.trunk
     assert git(org.root, "rev-parse", "org/trunk") == trunk
     assert git(org.root, "rev-parse", f"refs/org/exp/{first.id}/{len(first.attempts)}")
@@ -50,7 +50,8 @@ def test_up_in_an_empty_directory_does_research_and_finds_a_verified_improvement
     files = org("report").split()
     assert [Path(file).name for file in files] == ["progress.png", "results.tsv", "report.md"]
     text = (org.root / "report" / "report.md").read_text()
-    assert f"**{first.id}**" in text and "confirmed best" in text
+    assert f"**{first.id}**" in text and "confirmed best" in text and "## Claims" in text
+    assert "reported effect" in org("exp", "show", first.id)
 
 
 def test_every_run_is_recorded_whole_and_failures_with_their_log(org: Org) -> None:
