@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from lab.fence import ABI, Fence, interpreter, private_network, system
-from lab.gpus import Gauge, gpu_name, query
+from lab.gpus import Gauge, driver, gpu_name, query
 
 CUDA = (os.environ.get("CUDA_VISIBLE_DEVICES") or "0").split(",")[0]
 SEEN = bool(shutil.which("nvidia-smi")) and bool(query(CUDA, "--query-gpu=name"))
@@ -34,7 +34,7 @@ time.sleep(2)
 
 
 def test_cuda_starts_inside_the_fence_of_training_and_its_memory_is_seen(tmp_path: Path) -> None:
-    assert gpu_name(CUDA) != "unknown"
+    assert gpu_name(CUDA) != "unknown" and driver(CUDA)[:1].isdecimal()
     home = Path(os.path.expanduser("~"))
     covered = [Path("/tmp"), Path("/var/tmp"), Path("/run"), home]
     fence = Fence(

@@ -210,12 +210,12 @@ def _made(folder: Path) -> Path:
 
 @pytest.mark.slow
 def test_a_session_on_a_noisy_landscape_finds_confirmed_improvements() -> None:
-    """The default's promise, on paper: 64 runs on 2 slots, 12 knobs whose optima lie 0.8 steps away (seeds fixed)."""
+    """The default's promise, on paper: 128 runs on 2 slots, 12 knobs whose optima lie 0.8 steps away (seeds fixed)."""
     left, promoted = [], 0
     for seed in range(6):
         world = World(seed)
         session = Session(world)
-        losses = session.play(64)
+        losses = session.play(128)
         left.append(losses[-1] / world.loss(world.start))
         promoted += bool(session.state.promotions())
     assert promoted >= 5
