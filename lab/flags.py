@@ -66,10 +66,11 @@ def band(
 
 def drift(values: Sequence[float], first: int) -> str:
     """What is wrong with the newest baseline runs (metric values in the order in which they ended): their mean lies outside of
-    where those before them, `first` at least, put it. "" when nothing is, or there is nothing new."""
+    where those before them, `first` at least, put it. "" when nothing is, there is nothing new, or all before are the same
+    (the cost of a target may well be): no spread, no band."""
     begin = max(first, len(values) - NEWEST)
     old, new = values[:begin], values[begin:]
-    if not new or len(old) < 2:
+    if not new or len(set(old)) < 2:
         return ""
     low, high = band(old, more=len(new), chance=DRIFT)
     mean = statistics.fmean(new)

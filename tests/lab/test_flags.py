@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lab.flags import CHANCE, band, flags
+from lab.flags import CHANCE, band, drift, flags
 from lab.records import Run
 
 SHAPE = [0.4, 0.1, 0.0, -0.05, -0.1, -0.1, -0.12, -0.13]
@@ -21,6 +21,15 @@ def ended(noise: random.Random, level: float = 2.0, gap: float = 0.05, tilt: flo
         id="R0001", experiment="", attempt=0, purpose="bank", commit="", seed=0, splits=[], budget={}, agent="lab",
         home_slot=None, queued=0.0, status="ok", metric=metric, account={"position_loss": {"audit": losses}},
     )  # fmt: skip
+
+
+def test_newest_baseline_runs_are_held_against_the_band_of_those_before_them() -> None:
+    steady = [2.41, 2.40, 2.42, 2.39, 2.40, 2.41, 2.43, 2.40]
+    assert drift(steady, 8) == "" == drift([*steady, 2.42, 2.38], 8)
+    assert drift([*steady, 2.49, 2.50, 2.48], 8).startswith("the mean of the newest 3, 2.49, is outside of the 2.36")
+    late = [*steady, *steady, 2.47, 2.46, 2.48, 2.47, 2.46, 2.47]
+    assert "the newest 8" in drift(late, 8), "what has moved lately does not drown in what had not"
+    assert drift([5.0] * 9 + [7.0], 8) == "", "without any spread there is no band to leave"
 
 
 def flagged(run: Run, bank: list[Run]) -> list[str]:
