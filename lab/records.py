@@ -1,13 +1,15 @@
 """What the ledger says, as typed records: a pure fold of facts into experiments, runs, banks and the trunk's history.
 
 Called by everyone who asks "what is believed?": the workflow, the queue, the board, the report, the agents. Nothing here is
-stored; fold the same facts twice and get the same state. `View` keeps a fold up to date with a growing ledger.
+stored; fold the same facts twice and get the same state. `View` keeps a fold up to date with a growing ledger, and the
+state keeps indexes (open runs, banks), so that a look costs the same with ten runs and with thirty thousand.
 
-Fact kinds (body keys in brackets):
-  session     [task, scale, org_hash, hashes, device, design, program, up, stopped]     subject "" (several; later keys win)
+Fact kinds (body keys in brackets); a baseline bank and a control are runs of that purpose, a promotion is a trunk fact:
+  session     [task, scale, org_hash, hashes, device, design, program, policy, up, stopped]   subject "" (several; later keys win)
   trunk       [commit, parent, experiment, why]                    subject = commit (a promotion names its experiment)
-  proposal    [agent, hypothesis, mechanism, family, direction, min_effect, held_constant, params, base]   subject E0001
-  attempt     [number, parent, commit, diff, changed, ignored]     subject E....   (snapshot or rebase; judged apart)
+  proposal    [agent, hypothesis, mechanism, family, direction, min_effect, held_constant, params, base, again]   subject E0001
+  amendment   [those of hypothesis ... held_constant that are new, again]   subject E....   (before the first run only)
+  attempt     [number, parent, commit, diff, changed, ignored, again]     subject E....   (snapshot or rebase; judged apart)
   run         [experiment, attempt, purpose, commit, seed, splits, budget, agent, home_slot, assisted]  subject R0001 (queued)
   start       [slot, pid, started, device]                         subject R....
   result      [status, reason, metric, account, hashes, log_tail, ended, flags, unsealed]   subject R....
@@ -15,6 +17,7 @@ Fact kinds (body keys in brackets):
   confirm     [attempt]  (somebody ordered confirmation)           subject E....
   verdict     [attempt, verdict, effect, low, high, n, m, p, reasoning]    subject E....
   withdrawn   [why]                                                subject E....
+  review      [finding, text]  anybody's opinion; changes no verdict   subject E....
   agent       [what, ...] started, restarted, stopped, gave_up     subject = agent name
   intervention[what, ...] taken over, released, person's action    subject = agent name
   alarm       [text]  something moved that nobody may move         subject = what
@@ -36,6 +39,10 @@ NO_EVIDENCE = ("killed", "lost")
 """Ends of a run that say nothing about the candidate."""
 COMPARED = ("corpus", "tokenizer", "protected", "task", "torch", "python")
 """Hashes that must be equal for two runs to be compared, beside device and threads."""
+FINDINGS = ("ok", "doubt", "leak")
+"""What a review may find."""
+TEXTS = ("hypothesis", "mechanism", "family", "direction", "min_effect", "held_constant")
+"""What a proposal says, and an amendment may say anew."""
 VERDICTS = ("improved", "bought", "neutral", "worse", "inconclusive", "invalid", "crashed")
 
 
@@ -110,9 +117,30 @@ class Attempt:
     diff: str
     changed: list[str]
     ignored: list[str] = field(default_factory=list)
+    again: dict[str, Any] | None = None
+    """{why, near}: why a change like that of the experiments `near` was run again."""
     nomination: dict[str, Any] | None = None
     confirm_ordered: bool = False
     verdict: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Version:
+    """What a proposal said from `time` on (seconds since the epoch); `text` has the keys of TEXTS."""
+
+    time: float
+    actor: str
+    text: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Review:
+    """Somebody's opinion of an experiment. `finding`: one of FINDINGS, "" when the text says it all."""
+
+    time: float
+    actor: str
+    finding: str
+    text: str
 
 
 @dataclass
@@ -135,6 +163,11 @@ class Experiment:
     promoted: str | None = None
     """The trunk commit it became."""
     withdrawn: str | None = None
+    again: dict[str, Any] | None = None
+    """{why, near}: why an idea like the experiments `near` was proposed again."""
+    versions: list[Version] = field(default_factory=list)
+    """The proposal as registered, then each amendment; the last one is what the fields above say."""
+    reviews: list[Review] = field(default_factory=list)
 
     @property
     def attempt(self) -> Attempt | None:
@@ -217,6 +250,14 @@ class State:
     """(since, until) of the times in which the organisation was up; until is None while it is."""
     environment: tuple[Any, ...] | None = None
     """Of the newest run that ended well."""
+    unsealed: str = ""
+    """Why held-out text is within reach of training here, as the newest run that was looked at says; "" when it is not."""
+    open: dict[str, Run] = field(default_factory=dict)
+    """Runs that are queued or running."""
+    banks: dict[str, list[Run]] = field(default_factory=dict)
+    """Baseline runs by commit."""
+    banked: set[str] = field(default_factory=set)
+    """Splits that any baseline run was scored on."""
     last: int = 0
 
     @property
@@ -225,20 +266,14 @@ class State:
         return self.trunks[-1].commit if self.trunks else ""
 
     @property
-    def unsealed(self) -> str:
-        """Why held-out text is within reach of training here, as the newest run that was looked at says; "" when it is not."""
-        return next((run.unsealed for run in reversed(self.runs.values()) if run.unsealed is not None), "")
-
-    @property
     def split(self) -> str:
         """The split that verdicts are made on: audit, unless baselines were scored on search alone."""
-        scored = {split for run in self.runs.values() if run.purpose == "bank" for split in run.metric}
-        return "search" if scored == {"search"} else "audit"
+        return "search" if self.banked == {"search"} else "audit"
 
     def bank(self, commit: str | None = None) -> Bank:
         """Bank of a trunk commit (default: the present trunk)."""
         wanted = commit or self.trunk
-        return Bank(wanted, [run for run in self.runs.values() if run.purpose == "bank" and run.commit == wanted])
+        return Bank(wanted, list(self.banks.get(wanted, ())))
 
     def promotions(self) -> list[Experiment]:
         """Promoted experiments in the order of trunk."""
@@ -257,36 +292,27 @@ class State:
             self.trunks.append(Trunk(body["commit"], body["parent"], body["experiment"], body["why"], fact.time))
             if body["experiment"] in self.experiments:
                 self.experiments[body["experiment"]].promoted = body["commit"]
-        elif fact.kind == "proposal":
-            keys = (
-                "agent",
-                "hypothesis",
-                "mechanism",
-                "family",
-                "direction",
-                "min_effect",
-                "held_constant",
-                "params",
-                "base",
+        elif fact.kind == "proposal" and subject not in self.experiments:
+            text = {key: body[key] for key in TEXTS}
+            rest = {key: body[key] for key in ("agent", "params", "base")}
+            first = Version(fact.time, fact.actor, text)
+            self.experiments[subject] = Experiment(
+                id=subject, proposed=fact.time, again=body.get("again"), versions=[first], **text, **rest
             )
-            self.experiments[subject] = Experiment(id=subject, proposed=fact.time, **{key: body[key] for key in keys})
-        elif fact.kind == "run":
+        elif fact.kind == "run" and subject not in self.runs:
             run = Run(id=subject, queued=fact.time, **body)
-            self.runs[subject] = run
+            self.runs[subject] = self.open[subject] = run
+            if run.purpose == "bank":
+                self.banks.setdefault(run.commit, []).append(run)
             if run.experiment in self.experiments:
                 self.experiments[run.experiment].runs.append(run)
-        elif fact.kind in ("start", "result") and subject in self.runs:
+        elif fact.kind in ("start", "result") and subject in self.open:  # what has ended stays as it ended
             run = self.runs[subject]
             if fact.kind == "start":
                 run.status, run.started = "running", fact.time
                 run.slot, run.pid, run.process_started = body["slot"], body["pid"], body["started"]
             else:
-                run.status, run.ended = body["status"], float(body.get("ended") or fact.time)
-                run.metric, run.account, run.hashes = body["metric"], body["account"], body["hashes"]
-                run.reason, run.log_tail = body["reason"], body["log_tail"]
-                run.flags, run.unsealed = list(body.get("flags") or []), body.get("unsealed")
-                if run.status == "ok":
-                    self.environment = run.environment
+                self._result(run, fact)
         elif fact.kind == "alarm":
             self.alarms.append(body["text"])
         elif fact.kind == "intervention":
@@ -294,6 +320,21 @@ class State:
         elif subject in self.experiments:
             self._experiment(self.experiments[subject], fact)
         self.last = fact.id
+
+    def _result(self, run: Run, fact: Fact) -> None:
+        body = fact.body
+        metric, account, hashes = dict(body["metric"]), dict(body["account"]), dict(body["hashes"])
+        status, reason, tail = body["status"], body["reason"], body["log_tail"]
+        run.flags, run.unsealed = list(body.get("flags") or []), body.get("unsealed")
+        run.status, run.reason, run.log_tail, run.ended = status, reason, tail, float(body.get("ended") or fact.time)
+        run.metric, run.account, run.hashes = metric, account, hashes
+        self.open.pop(run.id, None)
+        if run.unsealed is not None:
+            self.unsealed = run.unsealed
+        if run.purpose == "bank":
+            self.banked |= metric.keys()
+        if run.status == "ok":
+            self.environment = run.environment
 
     @staticmethod
     def _experiment(experiment: Experiment, fact: Fact) -> None:
@@ -303,6 +344,14 @@ class State:
             experiment.attempts.append(Attempt(**body, confirm_ordered=body["number"] > 1))
         elif fact.kind == "withdrawn":
             experiment.withdrawn = body["why"]
+        elif fact.kind == "review":
+            experiment.reviews.append(Review(fact.time, fact.actor, str(body["finding"] or ""), str(body["text"])))
+        elif fact.kind == "amendment" and not experiment.attempts:  # what has run is not predicted any more
+            said = {**experiment.versions[-1].text, **{key: body[key] for key in TEXTS if key in body}}
+            experiment.versions.append(Version(fact.time, fact.actor, said))
+            for key, value in said.items():
+                setattr(experiment, key, value)
+            experiment.again = body.get("again") or experiment.again
         elif fact.kind in ("nomination", "confirm", "verdict"):
             for attempt in experiment.attempts:
                 if attempt.number == body["attempt"]:
