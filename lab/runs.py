@@ -51,7 +51,7 @@ class Runs:
             return
         if shutil.disk_usage(self.home.org).free < FREE_BYTES:
             raise UserError(f"less than {FREE_BYTES / 1e6:.0f} MB are free on the disk of {self.home.org}: no run is started")
-        running = [run for run in self.state.runs.values() if run.status == "running"]
+        running = [run for run in self.state.open.values() if run.status == "running"]
         for run, slot in pick(self.state, free(self.slots, running)):
             self._start(run, slot)
 
@@ -106,7 +106,7 @@ class Runs:
 
     def reap(self) -> None:
         """Write down the results of runs that ended; a run whose runner vanished without one is lost."""
-        for run in list(self.state.runs.values()):
+        for run in list(self.state.open.values()):
             if run.status == "queued" and (why := self._needless(run)):
                 self._result(run, {"status": "killed", "reason": why})
             if run.status != "running":
@@ -151,7 +151,7 @@ class Runs:
 
     def stop_all(self, seconds: float = 10) -> None:
         """Stop every running run and write its result down."""
-        running = [run for run in self.state.runs.values() if run.status == "running"]
+        running = [run for run in self.state.open.values() if run.status == "running"]
         for run in running:
             Identity(run.pid, run.process_started).signal_group()
         for run in running:

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from lab.records import Experiment, State
@@ -31,6 +30,8 @@ PREDICTED = re.compile(
     r"(?:(?:at least|at most|more than|less than|up to|about|around|roughly|some)\s+|~\s*)?[-+]?\d[\d.e-]*\s*%?"
 )
 """An effect that is expected, as in "by at least 0.01": what is predicted does not tell ideas apart."""
+
+WORD = re.compile(r"[^\W\d]+")
 
 Lines = Mapping[str, list[tuple[float, ...]]]
 """The lines of a change without their numbers -> the numbers of each such line."""
@@ -56,8 +57,8 @@ def proposals(state: State, text: Mapping[str, Any], params: Mapping[str, Any], 
     """
     others = [one for one in state.experiments.values() if one.id != but]
     spoken = [one for one in others if not (params and one.params)]
-    found = [_by_knobs(one, params) for one in others if params and one.params]
-    found += _by_words(spoken, _said(text), len(state.experiments)) if spoken else []
+    found = [_by_knobs(one, params) for one in others if params.keys() & one.params.keys()]
+    found += _by_words(spoken, _said(text)) if spoken else []
     return _ranked(state, found)
 
 
@@ -80,38 +81,58 @@ def _said(text: Mapping[str, Any]) -> str:
     return f"{text.get('hypothesis', '')}\n{text.get('mechanism', '')}".lower()
 
 
-def _by_words(others: list[Experiment], text: str, known: int) -> list[Near]:
-    """TF-IDF cosine of word pieces; above the threshold it is the same idea unless each side has a number of its own."""
-    mine = pieces(text)
-    theirs = [(one, pieces(said := _said(vars(one))), said) for one in others]
-    seen = Counter(piece for _, found, _ in theirs for piece in found)
-    rarity = {piece: math.log((1 + known) / (1 + seen[piece])) + 1.0 for piece in mine}
-    length = _length(mine, rarity)
-    numbers = settings(text)
-    result = []
-    for one, found, said in theirs:
-        common = sum(weight * found[piece] * rarity[piece] ** 2 for piece, weight in mine.items() if piece in found)
-        if not common:
-            continue
-        full = {piece: rarity.get(piece) or math.log((1 + known) / (1 + seen[piece])) + 1.0 for piece in found}
-        likeness = min(1.0, common / (length * _length(found, full)))
+def _by_words(others: list[Experiment], text: str) -> list[Near]:
+    """Cosine of word pieces; above the threshold it is the same idea unless each side has a number of its own."""
+    found, numbers = [], settings(text)
+    texts = [_said(vars(one)) for one in others]
+    for one, said, likeness in zip(others, texts, cosines(text, texts), strict=True):
         if likeness >= RELATED_TEXT:
-            other = likeness >= SAME_TEXT and _told_apart(numbers, settings(said))
-            result.append(Near(one.id, likeness, "words", likeness >= SAME_TEXT and not other))
-    return result
+            same = likeness >= SAME_TEXT and not _told_apart(numbers, settings(said))
+            found.append(Near(one.id, likeness, "words", same))
+    return found
 
 
-def pieces(text: str) -> Mapping[str, float]:
-    """Pieces of three and four letters of each word, numbers left out, with their weight: 1 + log of how often they occur."""
-    words = re.findall(r"[^\W\d]+", NUMBER.sub(" ", text.replace("_", " ")))
-    counts = Counter(
-        f" {word} "[start : start + size] for word in words for size in (3, 4) for start in range(max(1, len(word) + 3 - size))
-    )
-    return {piece: 1.0 + math.log(count) for piece, count in counts.items()}
+def cosines(text: str, others: list[str]) -> list[float]:
+    """TF-IDF cosine of a text with each of the others, over the pieces of their words; numbers are left out.
+
+    Term frequency is 1 + log of the count, inverse document frequency log((1 + n) / (1 + df)) + 1 over the others. The words of
+    thousands of texts are cut once each and counted in numpy: 9,000 proposals take 0.4 s (benchmarks/ledger.py).
+    """
+    import numpy as np
+
+    known: dict[str, int] = {}
+    per_word: list[list[int]] = []
+    words: dict[str, int] = {}
+    document, word = [], []
+    for number, one in enumerate([text, *others]):
+        for found in WORD.findall(NUMBER.sub(" ", one.lower().replace("_", " "))):
+            if found not in words:
+                words[found] = len(words)
+                per_word.append([known.setdefault(piece, len(known)) for piece in pieces(found)])
+            document.append(number)
+            word.append(words[found])
+    if not word:
+        return [0.0] * len(others)
+    lengths = np.array([len(cut) for cut in per_word])
+    cut, starts = np.concatenate(per_word), np.cumsum(lengths) - lengths
+    times = lengths[word]
+    place = np.arange(times.sum()) - np.repeat(np.cumsum(times) - times, times) + np.repeat(starts[word], times)
+    cells, counts = np.unique(np.repeat(document, times) * len(known) + cut[place], return_counts=True)
+    row, column = np.divmod(cells, len(known))
+    seen = np.bincount(column[row > 0], minlength=len(known))
+    weight = (1 + np.log(counts)) * (np.log((1 + len(others)) / (1 + seen)) + 1)[column]
+    size = len(others) + 1
+    norm = np.sqrt(np.bincount(row, weight**2, minlength=size))
+    mine = np.zeros(len(known))
+    mine[column[row == 0]] = weight[row == 0]
+    product = np.bincount(row, weight * mine[column], minlength=size)
+    return [min(1.0, float(one)) for one in (product / np.maximum(norm * norm[0], 1e-12))[1:]]
 
 
-def _length(weights: Mapping[str, float], rarity: Mapping[str, float]) -> float:
-    return math.sqrt(sum((weight * rarity[piece]) ** 2 for piece, weight in weights.items())) or 1.0
+def pieces(word: str) -> list[str]:
+    """Pieces of three and four letters of a word that is marked at both ends."""
+    marked = f" {word} "
+    return [marked[start : start + size] for size in (3, 4) for start in range(max(1, len(marked) - size + 1))]
 
 
 def settings(text: str) -> list[float]:
@@ -189,7 +210,7 @@ def _ranked(state: State, found: Iterable[Near]) -> list[Near]:
     """The most alike first, then the newest. What was withdrawn before anything of it was measured is never the same idea."""
     order = {name: number for number, name in enumerate(state.experiments)}
     kept = [
-        Near(one.experiment, one.likeness, one.by, one.same and measured(state.experiments[one.experiment])) for one in found
+        one if not one.same or measured(state.experiments[one.experiment]) else replace(one, same=False) for one in found
     ]
     return sorted(kept, key=lambda one: (-one.same, -one.likeness, -order[one.experiment]))
 
