@@ -77,37 +77,34 @@ class Ledger:
     def _migrate(self) -> None:
         """Apply what is missing, in order. Raises UserError for a ledger that a newer version has migrated."""
         names = [name for name, _ in MIGRATIONS]
-        applied = self._applied()
-        if applied == names:
+        if self._applied() == set(names):
             return
         with self._transaction():  # somebody may have done it meanwhile: look again, as the only writer
             applied = self._applied()
-            unknown = [name for name in applied if name not in names]
-            if unknown:
+            if applied is None:  # new, or of the first version, which wrote no names down and knew one migration
+                self._db.execute("CREATE TABLE migrations (name TEXT PRIMARY KEY, time REAL NOT NULL) STRICT")
+                old = self._db.execute("PRAGMA user_version").fetchone()[0] > 0
+                applied = {names[0]} if old else set()
+                self._note(applied)
+            if unknown := sorted(applied - set(names)):
                 raise UserError(
                     f"the ledger {self.path} was written by a newer version of orgctl (migration {unknown[0]!r}): update orgctl"
                 )
-            self._db.execute(
-                "CREATE TABLE IF NOT EXISTS migrations (name TEXT PRIMARY KEY, time REAL NOT NULL) STRICT, WITHOUT ROWID"
-            )
-            have = {row[0] for row in self._db.execute("SELECT name FROM migrations")}
             for name, script in MIGRATIONS:
                 if name not in applied:
                     for statement in _statements(script):
                         self._db.execute(statement)
-                if name not in have:
-                    self._db.execute("INSERT INTO migrations VALUES (?, ?)", (name, time.time()))
+            self._note(set(names) - applied)
             self._db.execute(f"PRAGMA user_version={len(MIGRATIONS)}")
 
-    def _applied(self) -> list[str]:
-        """Names of the migrations that this database has, in our order; unknown ones last."""
-        tables = {row[0] for row in self._db.execute("SELECT name FROM sqlite_master WHERE type='table'")}
-        if "migrations" in tables:
-            found = {row[0] for row in self._db.execute("SELECT name FROM migrations")}
-            names = [name for name, _ in MIGRATIONS]
-            return [*(name for name in names if name in found), *sorted(found - set(names))]
-        # The first version wrote no names down, only how many there were, and knew one.
-        return ["facts"] if self._db.execute("PRAGMA user_version").fetchone()[0] else []
+    def _applied(self) -> set[str] | None:
+        """Names of the migrations that this database has had; None where no names are kept."""
+        if not self._db.execute("SELECT 1 FROM sqlite_master WHERE type='table' AND name='migrations'").fetchone():
+            return None
+        return {row[0] for row in self._db.execute("SELECT name FROM migrations")}
+
+    def _note(self, names: set[str]) -> None:
+        self._db.executemany("INSERT INTO migrations VALUES (?, ?)", [(name, time.time()) for name in sorted(names)])
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

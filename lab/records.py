@@ -262,13 +262,15 @@ class State:
     """Runs that are queued or running."""
     ended: list[Run] = field(default_factory=list)
     """Runs that are over, in the order of their results."""
+    ends: Counter[str] = field(default_factory=Counter)
+    """Number of these by status."""
     slots: set[int] = field(default_factory=set)
     """Slots that any run was started on."""
     banks: dict[str, list[Run]] = field(default_factory=dict)
     """Baseline runs by commit."""
     banked: set[str] = field(default_factory=set)
     """Splits that any baseline run was scored on."""
-    touched: set[str] = field(default_factory=set)
+    touched: dict[str, None] = field(default_factory=dict)
     """Experiments that facts were about since `tally` looked."""
     statuses: dict[str, str] = field(default_factory=dict)
     """What `tally` saw."""
@@ -295,7 +297,7 @@ class State:
 
     def tally(self) -> Counter[str]:
         """Number of experiments by status. Only those that something happened to are looked at anew."""
-        for name in self.touched & self.experiments.keys():
+        for name in filter(self.experiments.__contains__, self.touched):
             self.statuses[name] = self.experiments[name].status
         self.touched.clear()
         return Counter(self.statuses.values())
@@ -303,7 +305,7 @@ class State:
     def apply(self, fact: Fact) -> None:
         """Fold one fact in. Unknown kinds and facts about unknown subjects are passed over (a newer version wrote them)."""
         body, subject = fact.body, fact.subject
-        self.touched.add(subject)
+        self.touched[subject] = None
         if fact.kind == "session":
             self.session = {**self.session, **body}
             if "up" in body and not (self.up and self.up[-1][1] is None):
@@ -314,7 +316,7 @@ class State:
             self.trunks.append(Trunk(body["commit"], body["parent"], body["experiment"], body["why"], fact.time))
             if body["experiment"] in self.experiments:
                 self.experiments[body["experiment"]].promoted = body["commit"]
-                self.touched.add(body["experiment"])
+                self.touched[body["experiment"]] = None
         elif fact.kind == "proposal" and subject not in self.experiments:
             text = {key: body[key] for key in TEXTS}
             rest = {key: body[key] for key in ("agent", "params", "base")}
@@ -329,10 +331,10 @@ class State:
                 self.banks.setdefault(run.commit, []).append(run)
             if run.experiment in self.experiments:
                 self.experiments[run.experiment].runs.append(run)
-            self.touched.add(run.experiment)
+            self.touched[run.experiment] = None
         elif fact.kind in ("start", "result") and subject in self.open:  # what has ended stays as it ended
             run = self.runs[subject]
-            self.touched.add(run.experiment)
+            self.touched[run.experiment] = None
             if fact.kind == "start":
                 run.status, run.started = "running", fact.time
                 run.slot, run.pid, run.process_started = body["slot"], body["pid"], body["started"]
@@ -356,6 +358,7 @@ class State:
         run.metric, run.account, run.hashes = metric, account, hashes
         self.open.pop(run.id, None)
         self.ended.append(run)
+        self.ends[status] += 1
         if run.unsealed is not None:
             self.unsealed = run.unsealed
         if run.purpose == "bank":

@@ -234,7 +234,7 @@ def believed(state: State) -> dict[str, Any]:
         **standing(state),
         "queued": sum(run.status == "queued" for run in state.open.values()),
         "experiments": dict(state.tally().most_common()),
-        "runs": dict(Counter(run.status for run in state.runs.values()).most_common()),
+        "runs": dict((state.ends + Counter(run.status for run in state.open.values())).most_common()),
         "alarms": [clean(text, 300) for text in state.alarms[-5:]],
         "unsealed": clean(state.unsealed, 200),
     }
