@@ -18,19 +18,19 @@ from lab.text import clean
 
 CLOSE = 0.02
 """Numbers that differ by less than this share of the larger are the same setting."""
-SAME_TEXT, RELATED_TEXT = 0.65, 0.35
+SAME_TEXT, RELATED_TEXT = 0.6, 0.35
 """Cosine of word pieces from which two proposals are the same idea, or worth showing."""
 SAME_LINES, RELATED_LINES = 0.9, 0.5
 """Share of changed lines that two changes have in common (Jaccard) from which they are the same, or worth showing."""
 SHOWN = 3
 """Ideas named beside a new one, the most alike first."""
 NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?(?![\w.]*\w)", re.IGNORECASE)
+HEDGE = r"(?:(?:at least|at most|more than|less than|up to|about|around|roughly|some)\s+|~\s*)"
 PREDICTED = re.compile(
-    r"(?:\b(?:lower|reduc|improv|fall|drop|gain|cut)\w*\s+(?:\w+\s+){0,3}?(?:by|of)|\bby)\s+"
-    r"(?:(?:at least|at most|more than|less than|up to|about|around|roughly|some)\s+|~\s*)?[-+]?\d[\d.e-]*\s*%?"
+    r"(?:\b(?:lower|reduc|improv|fall|drop|cut)\w* (?:[a-z_]+ ){0,3}?by|\b(?:gain|drop|fall|improvement) of)"
+    rf"\s+{HEDGE}?[-+]?\d[\d.e-]*\s*%?|\bby\s+{HEDGE}[-+]?\d[\d.e-]*\s*%?"
 )
-"""An effect that is expected, as in "by at least 0.01": what is predicted does not tell ideas apart."""
-
+"""An effect that is expected, as in "lowers val_bpb by 0.01": what is predicted does not tell ideas apart."""
 WORD = re.compile(r"[^\W\d]+")
 
 Lines = Mapping[str, list[tuple[float, ...]]]
@@ -95,7 +95,7 @@ def _by_words(others: list[Experiment], text: str) -> list[Near]:
 def cosines(text: str, others: list[str]) -> list[float]:
     """TF-IDF cosine of a text with each of the others, over the pieces of their words; numbers are left out.
 
-    Term frequency is 1 + log of the count, inverse document frequency log((1 + n) / (1 + df)) + 1 over the others. The words of
+    Term frequency is 1 + log of the count, inverse document frequency log((1 + n) / (1 + df)) + 1 over them all. The words of
     thousands of texts are cut once each and counted in numpy: 9,000 proposals take 0.4 s (benchmarks/ledger.py).
     """
     import numpy as np
@@ -119,9 +119,8 @@ def cosines(text: str, others: list[str]) -> list[float]:
     place = np.arange(times.sum()) - np.repeat(np.cumsum(times) - times, times) + np.repeat(starts[word], times)
     cells, counts = np.unique(np.repeat(document, times) * len(known) + cut[place], return_counts=True)
     row, column = np.divmod(cells, len(known))
-    seen = np.bincount(column[row > 0], minlength=len(known))
-    weight = (1 + np.log(counts)) * (np.log((1 + len(others)) / (1 + seen)) + 1)[column]
-    size = len(others) + 1
+    size, seen = len(others) + 1, np.bincount(column, minlength=len(known))
+    weight = (1 + np.log(counts)) * (np.log((1 + size) / (1 + seen)) + 1)[column]
     norm = np.sqrt(np.bincount(row, weight**2, minlength=size))
     mine = np.zeros(len(known))
     mine[column[row == 0]] = weight[row == 0]
