@@ -187,11 +187,11 @@ class Experiment:
         """proposed, queued, running, nominated, confirming, withdrawn, promoted, or the verdict."""
         if self.promoted:
             return "promoted"
-        if self.verdict:
-            return self.verdict
+        last = self.attempts[-1] if self.attempts else None
+        if last and last.verdict:
+            return str(last.verdict["verdict"])
         if self.withdrawn is not None:
             return "withdrawn"
-        last = self.attempt
         if last is None:
             return "proposed"
         if last.confirm_ordered:

@@ -13,14 +13,14 @@ from lab.text import clean, printable
 
 def brief(item: Experiment) -> dict[str, Any]:
     """{id, agent, status, family, hypothesis, verdict, effect, promoted, reviews}: effect in the metric's unit, or None."""
-    verdict = item.attempt.verdict if item.attempt else None
+    verdict = item.attempts[-1].verdict if item.attempts else None
     return {
         "id": item.id,
         "agent": item.agent,
         "status": item.status,
         "family": item.family,
         "hypothesis": item.hypothesis,
-        "verdict": item.verdict,
+        "verdict": verdict["verdict"] if verdict else None,
         "effect": verdict.get("effect") if verdict else None,
         "promoted": item.promoted,
         "reviews": [one.finding for one in item.reviews],
