@@ -137,7 +137,8 @@ def _check(home: Home, text: Mapping[str, Any], again: str) -> None:
     if not text["hypothesis"].strip() or not text["mechanism"].strip():
         raise UserError("a proposal needs a hypothesis and a mechanism: what should change, and why would it")
     known = list(dict.fromkeys([*FAMILIES, *Task.model_validate_json(home.task.read_text()).areas()]))
-    unknown = [part for part in text["family"].split("+") if part not in known]
+    parts = {part for name in known for part in name.split("+")}
+    unknown = [part for part in text["family"].split("+") if part not in parts]
     if unknown:
         raise UserError(f"--family {unknown[0][:40]}: choose one of {', '.join(known)}")
 

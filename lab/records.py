@@ -42,6 +42,8 @@ NO_EVIDENCE = ("killed", "lost")
 """Ends of a run that say nothing about the candidate."""
 COMPARED = ("corpus", "tokenizer", "protected", "task", "torch", "python")
 """Hashes that must be equal for two runs to be compared, beside device and threads."""
+MANY = 10_000
+"""Facts from which a ledger is long."""
 FINDINGS = ("ok", "doubt", "leak")
 """What a review may find."""
 TEXTS = ("hypothesis", "mechanism", "family", "direction", "min_effect", "held_constant")
@@ -319,7 +321,7 @@ class State:
                 self.touched[body["experiment"]] = None
         elif fact.kind == "proposal" and subject not in self.experiments:
             text = {key: body[key] for key in TEXTS}
-            rest = {key: body[key] for key in ("agent", "params", "base")}
+            rest = {"agent": body["agent"], "params": dict(body["params"]), "base": body["base"]}
             first = Version(fact.time, fact.actor, text)
             self.experiments[subject] = Experiment(
                 id=subject, proposed=fact.time, again=body.get("again"), versions=[first], **text, **rest
@@ -371,7 +373,10 @@ class State:
         body = fact.body
         if fact.kind == "attempt":
             # A later attempt is a confirmed idea on its way to a new trunk: nobody has to order that again.
-            experiment.attempts.append(Attempt(**body, confirm_ordered=body["number"] > 1))
+            made = Attempt(**body, confirm_ordered=body["number"] > 1)
+            if not isinstance(made.diff, str):
+                raise TypeError("a diff is text")
+            experiment.attempts.append(made)
         elif fact.kind == "withdrawn":
             experiment.withdrawn = body["why"]
         elif fact.kind == "review":
@@ -388,6 +393,8 @@ class State:
                     if fact.kind == "nomination":
                         attempt.nomination = body
                     elif fact.kind == "verdict":
+                        if not isinstance(body["verdict"], str) or not isinstance(body["effect"], int | float | None):
+                            raise TypeError("a verdict is a word and a figure")
                         attempt.verdict = body
                     else:
                         attempt.confirm_ordered = True
@@ -410,7 +417,7 @@ class View:
 
     def refresh(self) -> list[Fact]:
         """Fold the new facts in and return them."""
-        with _no_collector(self.state.last == 0):
+        with _no_collector(self.state):
             new = self.ledger.facts(after=self.state.last)
             for fact in new:
                 try:
@@ -422,17 +429,18 @@ class View:
 
 
 @contextmanager
-def _no_collector(off: bool) -> Iterator[None]:
-    """Fold without the garbage collector, which would look through all that was made again and again and find none.
+def _no_collector(state: State) -> Iterator[None]:
+    """Fold a whole ledger without the garbage collector, which would look through all that was made again and again in vain.
 
-    benchmarks/ledger.py: 100,000 facts in 1.3 s instead of 3.4. What is there then lives on, so later looks leave it out too.
+    100,000 facts of benchmarks/ledger.py: 1.5 s of processor instead of 3.1. A long ledger's state lives on, so later looks leave it out too.
     """
-    if not (off and gc.isenabled()):
+    if state.last or not gc.isenabled():
         yield
         return
     gc.disable()
     try:
         yield
     finally:
-        gc.freeze()
+        if state.last > MANY:
+            gc.freeze()
         gc.enable()

@@ -74,7 +74,10 @@ def alike(a: Any, b: Any) -> bool:
     """Are these the same setting: equal, or numbers within CLOSE of each other?"""
     if isinstance(a, bool) or isinstance(b, bool) or not (isinstance(a, int | float) and isinstance(b, int | float)):
         return bool(a == b)
-    return a == b or abs(a - b) <= CLOSE * max(abs(a), abs(b))
+    try:
+        return math.isclose(a, b, rel_tol=CLOSE)
+    except OverflowError:  # a whole number beyond every float
+        return a == b
 
 
 def _said(text: Mapping[str, Any]) -> str:

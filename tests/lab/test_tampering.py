@@ -180,14 +180,17 @@ def test_facts_that_nobody_can_read_are_named_and_stop_no_reader(home: Home) -> 
     ledger = Ledger(home.ledger)
     ledger.append("result", {"status": ["ok"]}, "R9999", "r1")
     ledger.append("proposal", {"agent": "r1"}, "E0009", "r1")
+    ledger.append("verdict", {"attempt": 1, "verdict": "improved", "effect": "huge"}, "E0002", "r1")
     database = sqlite3.connect(home.ledger)
     database.execute(f"INSERT INTO facts VALUES ({ledger.head()[0] + 1}, 0.0, 'verdict', 'E0001', 'lab', '[not json', 'x')")
     database.commit()
     found = problems()
     assert any("(result R9999): there is no such run" in line for line in found)
     assert any("(proposal E0009) is malformed" in line for line in found)
+    assert any("(verdict E0002) is malformed" in line for line in found)
     assert any("(verdict E0001) does not match its hash" in line for line in found)
-    assert CliRunner().invoke(app, ["exp", "list"]).exit_code == 0
+    for command in (["list"], ["show", "E0002"], ["list", "--json"]):
+        assert CliRunner().invoke(app, ["exp", *command]).exit_code == 0
 
 
 def test_a_fact_changed_behind_the_triggers(home: Home) -> None:
