@@ -147,16 +147,18 @@ def run(identity: Identity, again: Again = "", as_json: JsonFlag = False) -> Non
     """
     home, _ = opened()
     answer = client.run(home, client.me(home), identity, again=again)
+    told = [f"{one['experiment']} by {one['agent']} ({one['outcome']})" for one in answer.get("similar") or []]
+    like = f" Changes like it: {', '.join(told)}." if told else ""
     if "waiting" in answer or as_json or not sys.stdout.isatty():
-        notes = f" Not part of it: {', '.join(answer['ignored'][:5])}." if answer.get("ignored") else ""
-        like = [f"{one['experiment']} ({one['status']})" for one in answer.get("similar") or []]
-        notes += f" Changes like it: {', '.join(like)}." if like else ""
+        notes = (f" Not part of it: {', '.join(answer['ignored'][:5])}." if answer.get("ignored") else "") + like
         _tell(
             answer,
             as_json,
             f"{answer.get('run')} is queued for {identity}.{notes} End your turn now; the result arrives by mail (orgctl mail inbox).",
         )
         return
+    if like:
+        print(printable(like.strip()))
     _follow(home, str(answer["run"]))
 
 

@@ -56,7 +56,7 @@ def parquet(ledger: Ledger, out: Path) -> None:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise UserError("parquet needs pyarrow, which is not installed: pip install 'orgctl[parquet]'") from error
+        raise UserError("parquet needs pyarrow, which is not installed here: pip install pyarrow") from error
     text = pyarrow.string()
     names = ("kind", "subject", "actor", "body", "hash")
     schema = pyarrow.schema(

@@ -432,7 +432,8 @@ class View:
 def _no_collector(state: State) -> Iterator[None]:
     """Fold a whole ledger without the garbage collector, which would look through all that was made again and again in vain.
 
-    100,000 facts of benchmarks/ledger.py: 1.5 s of processor instead of 3.1. A long ledger's state lives on, so later looks leave it out too.
+    100,000 facts of benchmarks/ledger.py: 1.5 s of processor instead of 3.1. A long ledger's state lives on, so later looks leave
+    it out too.
     """
     if state.last or not gc.isenabled():
         yield

@@ -245,14 +245,14 @@ def named(state: State, near: Iterable[Near]) -> list[str]:
 
 
 def shown(state: State, near: Iterable[Near]) -> list[dict[str, Any]]:
-    """The same for programs: {experiment, agent, status, effect, likeness, by, same, hypothesis}."""
+    """The same for programs: {experiment, agent, status, outcome, effect, likeness, by, same, hypothesis}."""
     found = []
     for one in near:
         idea = state.experiments[one.experiment]
         verdict = idea.attempts[-1].verdict if idea.attempts else None
         found.append({
-            "experiment": idea.id, "agent": idea.agent, "status": idea.status, "hypothesis": idea.hypothesis,
+            "experiment": idea.id, "agent": idea.agent, "status": idea.status, "outcome": outcome(idea),
             "effect": verdict.get("effect") if verdict else None, "likeness": round(one.likeness, 3), "by": one.by,
-            "same": one.same,
+            "same": one.same, "hypothesis": idea.hypothesis,
         })  # fmt: skip
     return found

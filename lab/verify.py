@@ -19,7 +19,7 @@ from lab.experiment import Policy, Rebase, Write, decide, without_comparison
 from lab.files import read_json
 from lab.ledger import Fact, Ledger
 from lab.measure import measure
-from lab.records import NO_EVIDENCE, Experiment, Run, State
+from lab.records import NO_EVIDENCE, PURPOSES, Experiment, Run, State
 from lab.runs import as_recorded
 from lab.text import clean
 from tasks.spec import Task
@@ -145,18 +145,18 @@ def _promotion(state: State, fact: Fact) -> Iterator[str]:
 
 
 def _queued(state: State, fact: Fact) -> Iterator[str]:
-    """A run is of a trunk commit, or of its experiment's attempt and (a control) that attempt's parent."""
-    body, name = fact.body, fact.body["experiment"]
+    """A baseline run is of a trunk commit; others are of their experiment's attempt, a control of that attempt's parent."""
+    body, name, commit = fact.body, fact.body["experiment"], clean(fact.body["commit"], 10)
     if fact.subject in state.runs:
         yield "there is a run of that name already"
-    if not name:
+    if body["purpose"] == "bank":
         if body["commit"] not in {step.commit for step in state.trunks}:
-            yield f"a baseline run of {clean(body['commit'], 10)}, which never was trunk"
-        return
-    attempts = state.experiments[name].attempts if name in state.experiments else []
-    attempt = next((one for one in attempts if one.number == body["attempt"]), None)
-    if attempt is None or body["commit"] != (attempt.parent if body["purpose"] == "control" else attempt.commit):
-        yield f"runs {clean(body['commit'], 10)}, which is not what {clean(name, 40)} was submitted as"
+            yield f"a baseline run of {commit}, which never was trunk"
+    elif body["purpose"] in PURPOSES:
+        attempts = state.experiments[name].attempts if name in state.experiments else []
+        attempt = next((one for one in attempts if one.number == body["attempt"]), None)
+        if attempt is None or body["commit"] != (attempt.parent if body["purpose"] == "control" else attempt.commit):
+            yield f"runs {commit}, which is not what {clean(name, 40)} was submitted as"
 
 
 def same(a: Any, b: Any) -> bool:

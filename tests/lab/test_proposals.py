@@ -119,7 +119,7 @@ def test_the_same_idea_is_refused_with_its_outcome_unless_a_reason_is_stated(des
     again = desk.propose(*said, "--again", "the bank has grown since")
     assert again["similar"][0] | {"likeness": 0} == {
         "experiment": first, "agent": "r1", "status": "worse", "effect": 0.0123, "likeness": 0, "by": "words", "same": True,
-        "hypothesis": IDEA[0],
+        "hypothesis": IDEA[0], "outcome": "worse, effect +0.0123",
     }  # fmt: skip
     assert desk.state.experiments["E0002"].again == {"why": "the bank has grown since", "near": [first]}
     assert "proposed again after E0001: the bank has grown since" in desk("show", "E0002")
