@@ -1,24 +1,32 @@
-"""What an agent may ask of the laboratory: propose, run, confirm, promote, withdraw. The `orgctl exp` commands and the sweep
-agents both call these, so that every idea takes the same way.
+"""What an agent may ask of the laboratory: propose, amend, review, run, confirm, promote, withdraw. The `orgctl exp` commands
+and the sweep agents both call these, so that every idea takes the same way.
 
-Proposals are facts at once (registered before anything runs). Everything else is a request that the controller judges.
+Proposals, amendments and reviews are facts at once. Everything else is a request that the controller judges. An idea that was
+proposed before is registered again only with a reason, which becomes part of the fact.
 """
 
 from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from lab import similar
 from lab.errors import UserError
 from lab.home import Home
 from lab.ledger import Ledger
-from lab.records import View
+from lab.records import FINDINGS, TEXTS, State, View
 from lab.requests import ask, wait_answer
+from lab.similar import Near
+from tasks.spec import Task
 
 PERSON = "person"
 DIRECTIONS = ("improves", "no-change")
+FAMILIES = ("architecture", "optimiser", "schedule", "data", "systems", "initialisation", "regularisation", "other")
+"""Kinds of ideas; a task's own areas of knobs are families there too, and `a+b` is an idea of both."""
 FIELD_LIMIT = 4000
 """Characters of each free-text field; more is refused, not cut."""
 
@@ -31,6 +39,20 @@ def me(home: Home) -> str:
     return here.relative_to(seats).parts[0] if seats in here.parents else PERSON
 
 
+@contextmanager
+def _view(home: Home, view: View | None) -> Iterator[View]:
+    """The caller's view as it is, or one of our own: folding a long ledger takes seconds."""
+    if view is not None:
+        yield view
+        return
+    own = View(Ledger(home.ledger))
+    try:
+        own.refresh()
+        yield own
+    finally:
+        own.ledger.close()
+
+
 def propose(
     home: Home,
     agent: str,
@@ -41,36 +63,115 @@ def propose(
     min_effect: float | None = None,
     held_constant: str = "",
     params: dict[str, Any] | None = None,
+    again: str = "",
+    view: View | None = None,
 ) -> str:
     """Register an idea before anything of it runs; returns its id (E0001). `params` is for machines: the knobs that were set.
 
-    Raises UserError when a field is empty or too long.
+    `again`: why an idea like an earlier one is proposed all the same. `view`, up to date, saves folding the ledger anew. Raises UserError
+    when a field is empty, too long or unknown, and when the idea was proposed before and `again` is empty.
     """
-    texts = {"hypothesis": hypothesis, "mechanism": mechanism, "family": family, "held_constant": held_constant}
-    for name, text in texts.items():
-        if len(text) > FIELD_LIMIT:
+    text = {
+        "hypothesis": hypothesis, "mechanism": mechanism, "family": family, "direction": direction,
+        "min_effect": float(min_effect or 0.0), "held_constant": held_constant,
+    }  # fmt: skip
+    _check(home, text, again)
+    with _view(home, view) as known:
+        reason = repeated(known.state, similar.proposals(known.state, text, params or {}), again)
+        body = {**text, "agent": agent, "params": params or {}, "base": known.state.trunk, "again": reason}
+        return known.ledger.append_new("proposal", "E", body, actor=agent).subject
+
+
+def amend(
+    home: Home, agent: str, experiment: str, changes: Mapping[str, Any], again: str = "", view: View | None = None
+) -> list[str]:
+    """Say anew what a proposal says (keys of `lab.records.TEXTS`), before its first run; returns the names of what changed.
+
+    What it said before stays in the ledger. Raises UserError for somebody else's idea, one that was run, and like `propose`.
+    """
+    with _view(home, view) as known:
+        idea = known.state.experiments.get(experiment)
+        if idea is None:
+            raise UserError(f"there is no experiment {experiment[:40]!r}: `orgctl exp list` shows them")
+        if agent not in (idea.agent, PERSON):
+            raise UserError(f"{experiment} belongs to {idea.agent}: `orgctl exp review {experiment}` is for everybody")
+        if idea.withdrawn is not None:
+            raise UserError(f"{experiment} was withdrawn: propose it anew")
+        new = {key: value for key, value in changes.items() if key in TEXTS and value != getattr(idea, key)}
+        if not new:
+            raise UserError(f"nothing of {experiment} would change: name what to say anew, such as --hypothesis")
+        text = {**{key: getattr(idea, key) for key in TEXTS}, **new}
+        _check(home, text, again)
+        near = similar.proposals(known.state, text, idea.params, but=experiment)
+        near = [one for one in near if one.experiment not in acknowledged(idea.again)]
+        body = {**new, "again": _joined(idea.again, repeated(known.state, near, again))}
+        if known.ledger.append_unless("attempt", "amendment", body, experiment, agent) is None:
+            raise UserError(f"{experiment} was run: what is predicted after that is no prediction; a changed idea is a new proposal")
+        return list(new)
+
+
+def review(home: Home, agent: str, experiment: str, text: str, finding: str = "", view: View | None = None) -> None:
+    """Anybody's opinion of an experiment, as a fact; it changes no verdict. `finding`: ok, doubt, leak, or "".
+
+    Raises UserError for an experiment that is not there, an unknown finding, and a text that is empty or too long.
+    """
+    if finding and finding not in FINDINGS:
+        raise UserError(f"--finding {finding[:40]}: choose one of {', '.join(FINDINGS)}")
+    if not text.strip() or len(text) > FIELD_LIMIT:
+        raise UserError(f"--text: say what you found, in up to {FIELD_LIMIT} characters")
+    with _view(home, view) as known:
+        if experiment not in known.state.experiments:
+            raise UserError(f"there is no experiment {experiment[:40]!r}: `orgctl exp list` shows them")
+        known.ledger.append("review", {"finding": finding, "text": text}, experiment, agent)
+
+
+def _check(home: Home, text: Mapping[str, Any], again: str) -> None:
+    """Raises UserError for a proposal that cannot be registered."""
+    for name, value in {**text, "again": again}.items():
+        if isinstance(value, str) and len(value) > FIELD_LIMIT:
             raise UserError(f"--{name.replace('_', '-')} is longer than {FIELD_LIMIT} characters: say it shorter")
-    if direction not in DIRECTIONS:
-        raise UserError(f"--direction {direction[:40]}: choose one of {', '.join(DIRECTIONS)}")
-    if min_effect is not None and not (math.isfinite(min_effect) and min_effect >= 0):
-        raise UserError(f"--min-effect {min_effect}: give a number from 0, in the metric's unit")
-    if not hypothesis.strip() or not mechanism.strip():
+    if text["direction"] not in DIRECTIONS:
+        raise UserError(f"--direction {text['direction'][:40]}: choose one of {', '.join(DIRECTIONS)}")
+    if not (math.isfinite(text["min_effect"]) and text["min_effect"] >= 0):
+        raise UserError(f"--min-effect {text['min_effect']}: give a number from 0, in the metric's unit")
+    if not text["hypothesis"].strip() or not text["mechanism"].strip():
         raise UserError("a proposal needs a hypothesis and a mechanism: what should change, and why would it")
-    ledger = Ledger(home.ledger)
-    try:
-        view = View(ledger)
-        view.refresh()
-        body = {
-            **texts,
-            "agent": agent,
-            "direction": direction,
-            "min_effect": float(min_effect or 0.0),
-            "params": params or {},
-            "base": view.state.trunk,
-        }
-        return ledger.append_new("proposal", "E", body, actor=agent).subject
-    finally:
-        ledger.close()
+    known = list(dict.fromkeys([*FAMILIES, *Task.model_validate_json(home.task.read_text()).areas()]))
+    parts = {part for name in known for part in name.split("+")}
+    unknown = [part for part in text["family"].split("+") if part not in parts]
+    if unknown:
+        raise UserError(f"--family {unknown[0][:40]}: choose one of {', '.join(known)}")
+
+
+def repeated(state: State, near: list[Near], again: str) -> dict[str, Any] | None:
+    """The stated reason for something that was there before, as it goes into the fact: {why, near}; None for something new.
+
+    Raises UserError, naming the nearest with their outcome, when there is no reason.
+    """
+    same = [one for one in near if one.same]
+    if not same:
+        return None
+    if not again.strip():
+        told = "; ".join(similar.named(state, same[: similar.SHOWN]))
+        more = f"; and {len(same) - similar.SHOWN} more" if len(same) > similar.SHOWN else ""
+        raise UserError(
+            f"this was there before: {told}{more}. Read `orgctl exp show {same[0].experiment}`: if yours is another idea, say what "
+            'differs; if it is the same, it needs a reason: --again "why"'
+        )
+    return {"why": again, "near": [one.experiment for one in same]}
+
+
+def acknowledged(again: dict[str, Any] | None) -> list[str]:
+    """The experiments that a stated reason was given for."""
+    near = again.get("near") if isinstance(again, dict) else None
+    return [str(name) for name in near] if isinstance(near, list) else []
+
+
+def _joined(before: dict[str, Any] | None, now: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Two reasons as one."""
+    if not (before and now):
+        return now or before
+    return {"why": f"{before.get('why')}; {now['why']}", "near": [*acknowledged(before), *acknowledged(now)]}
 
 
 def request(home: Home, kind: str, agent: str, body: dict[str, Any], seconds: float = 15) -> dict[str, Any]:
@@ -87,13 +188,13 @@ def request(home: Home, kind: str, agent: str, body: dict[str, Any], seconds: fl
     return answer
 
 
-def run(home: Home, agent: str, experiment: str, seconds: float = 15) -> dict[str, Any]:
+def run(home: Home, agent: str, experiment: str, seconds: float = 15, again: str = "") -> dict[str, Any]:
     """Snapshot the agent's worktree as the experiment's attempt and queue its first (nominating) run.
 
-    Answer: {"run": "R0007", "commit":..., "ignored": [...]}; refusals name the reason (protected file changed, nothing changed,
-    two runs queued already).
+    Answer: {"run": "R0007", "commit":..., "ignored": [...], "similar": [...]}; refusals name the reason (protected file changed,
+    nothing changed, two runs queued already, a change like an earlier one and no `again` that says why).
     """
-    return request(home, "run", agent, {"experiment": experiment}, seconds)
+    return request(home, "run", agent, {"experiment": experiment, "again": again[:FIELD_LIMIT]}, seconds)
 
 
 def confirm(home: Home, agent: str, experiment: str, seconds: float = 15) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""The laboratory's commands: `exp` (propose, run, wait, show, list, diff, confirm, promote, withdraw), `ledger`, `report`.
+"""The laboratory's commands: `exp` (propose, amend, run, wait, show, list, diff, review, confirm, promote, withdraw), `ledger`
+(in `ledger_commands.py`), `report`.
 
 The help texts teach the workflow: propose before running, one run only nominates, fresh seeds decide, only code writes verdicts.
 """
@@ -6,48 +7,42 @@ The help texts teach the workflow: propose before running, one run only nominate
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 import time
 from typing import Annotated, Any
 
 import typer
 
-from lab import claims, client
+from lab import claims, client, ledger_commands, similar
 from lab.account import spent
-from lab.backup import folder as backup_folder
 from lab.errors import UserError
 from lab.files import read_json
 from lab.home import Home
 from lab.ledger import Ledger
+from lab.ledger_commands import JsonFlag, opened, print_json
 from lab.records import Experiment, Run, State, View
+from lab.shown import brief, next_step, shown_run, story
 from lab.text import clean, printable
 from tasks.spec import Task
 
 app = typer.Typer(add_completion=False)
 exp = typer.Typer(
-    help="Experiments: the way of an idea is to `propose` it, edit and `run` it (one run only nominates), `confirm` on fresh seeds, "
-    "`promote` what is improved.",
+    help="Experiments. The way of an idea: `propose` it, edit the code in your worktree, `run` it (one run only nominates), "
+    "`confirm` it on fresh seeds, `promote` what is improved. Every verb takes --json.",
     no_args_is_help=True,
     add_completion=False,
 )
-ledger_app = typer.Typer(
-    help="The append-only record of everything that was tried and measured.", no_args_is_help=True, add_completion=False
-)
 app.add_typer(exp, name="exp")
-app.add_typer(ledger_app, name="ledger")
+app.add_typer(ledger_commands.ledger_app, name="ledger")
 
-JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 VERDICT_SECONDS = 5.0
-"""How long `exp run` waits, after its run has ended, for what the laboratory makes of it (a bank may still be missing)."""
+"""How long `exp run` and `exp wait` wait, after a run has ended, for what the laboratory makes of it (a bank may still be missing)."""
 Identity = Annotated[str, typer.Argument(help="An experiment, such as E0001.", metavar="EXPERIMENT")]
-
-
-def _open() -> tuple[Home, View]:
-    home = Home.find()
-    view = View(Ledger(home.ledger))
-    view.refresh()
-    return home, view
+Again = Annotated[
+    str, typer.Option(help="Why this is tried again although something like it was tried before; becomes part of the record.")
+]
+FAMILY_HELP = f"The kind of idea: {', '.join(client.FAMILIES)}, or one of the task's areas; `a+b` for both."
+DIRECTION_HELP = "improves, or no-change for a simplification (recorded; judged as an improvement so far)."
 
 
 def _experiment(state: State, identity: str) -> Experiment:
@@ -57,17 +52,13 @@ def _experiment(state: State, identity: str) -> Experiment:
         raise UserError(f"there is no experiment {identity!r}: `orgctl exp list` shows them") from None
 
 
-def _print(value: Any) -> None:
-    print(json.dumps(value, indent=1, default=str))
-
-
 def _tell(answer: dict[str, Any], as_json: bool, text: str) -> None:
     if as_json:
-        _print(answer)
+        print_json(answer)
     elif "waiting" in answer:
         print("no controller answered; the request waits until the next `orgctl up`")
     else:
-        print(text)
+        print(printable(text))
 
 
 @exp.command()
@@ -76,22 +67,26 @@ def propose(
         str, typer.Option(help="What you expect to happen, in a sentence that could turn out false.")
     ],
     mechanism: Annotated[str, typer.Option(help="Why it should happen.")],
-    family: Annotated[str, typer.Option(help="architecture, optimiser, schedule, data, systems, ...")] = "other",
-    direction: Annotated[
-        str,
-        typer.Option(help="improves, or no-change for a simplification (recorded; judged as an improvement so far)."),
-    ] = "improves",
+    family: Annotated[str, typer.Option(help=FAMILY_HELP)] = "other",
+    direction: Annotated[str, typer.Option(help=DIRECTION_HELP)] = "improves",
     min_effect: Annotated[
         float | None, typer.Option(help="Smallest effect of interest, in the metric's unit. Default: the task's.")
     ] = None,
     held_constant: Annotated[
         str, typer.Option(help="What you keep the same, so that the comparison means something.")
     ] = "",
+    again: Again = "",
     as_json: JsonFlag = False,
 ) -> None:
-    """Register an idea BEFORE anything of it runs. Then edit the code in your worktree and `orgctl exp run` it."""
-    home, view = _open()
+    """Register an idea BEFORE anything of it runs. Then edit the code in your worktree and `orgctl exp run` it.
+
+    Ideas like it that were proposed before are shown with what became of them, failures too; the same idea needs a reason
+    (--again). Until its first run you may say it better: `orgctl exp amend`.
+    """
+    home, view = opened()
     task = Task.model_validate_json(home.task.read_text())
+    text = {"hypothesis": hypothesis, "mechanism": mechanism}
+    near = similar.proposals(view.state, text, {})[: similar.SHOWN]
     identity = client.propose(
         home,
         client.me(home),
@@ -101,31 +96,69 @@ def propose(
         direction,
         task.min_effect if min_effect is None else min_effect,
         held_constant,
+        again=again,
+        view=view,
     )
+    lines = [f"like it: {line}" for line in similar.named(view.state, near)]
+    lines.append(
+        f"{identity} is registered on trunk {view.state.trunk[:8]}. Edit {', '.join(task.editable)}, then: orgctl exp run {identity}"
+    )
+    _tell({"experiment": identity, "similar": similar.shown(view.state, near)}, as_json, "\n".join(lines))
+
+
+@exp.command()
+def amend(
+    identity: Identity,
+    hypothesis: Annotated[str | None, typer.Option(help="What you expect to happen.")] = None,
+    mechanism: Annotated[str | None, typer.Option(help="Why it should happen.")] = None,
+    family: Annotated[str | None, typer.Option(help=FAMILY_HELP)] = None,
+    direction: Annotated[str | None, typer.Option(help=DIRECTION_HELP)] = None,
+    min_effect: Annotated[float | None, typer.Option(help="Smallest effect of interest, in the metric's unit.")] = None,
+    held_constant: Annotated[str | None, typer.Option(help="What you keep the same.")] = None,
+    again: Again = "",
+    as_json: JsonFlag = False,
+) -> None:
+    """Say a proposal of yours better, before its first run; only what you name changes, and `exp show` keeps every version.
+
+    After the first run a prediction stays as it was: a changed idea is a new proposal.
+    """
+    home, view = opened()
+    given = {
+        "hypothesis": hypothesis, "mechanism": mechanism, "family": family, "direction": direction,
+        "min_effect": min_effect, "held_constant": held_constant,
+    }  # fmt: skip
+    changes = {key: value for key, value in given.items() if value is not None}
+    changed = client.amend(home, client.me(home), identity, changes, again, view)
+    names = ", ".join(name.replace("_", " ") for name in changed)
     _tell(
-        {"experiment": identity},
+        {"experiment": identity, "changed": changed},
         as_json,
-        f"{identity} is registered on trunk {view.state.trunk[:8]}. Edit {', '.join(task.editable)}, then: orgctl exp run {identity}",
+        f"{identity} says anew: {names}. What it said before stays on record: orgctl exp show {identity}",
     )
 
 
 @exp.command()
-def run(identity: Identity, as_json: JsonFlag = False) -> None:
+def run(identity: Identity, again: Again = "", as_json: JsonFlag = False) -> None:
     """Snapshot your worktree's editable files as this experiment and queue its first run, on a seed that the laboratory gives.
 
     The first run only nominates. On a terminal this follows the run (Ctrl-C stops watching, not the run); without one it returns at
-    once: end your turn, the result arrives by mail.
+    once: end your turn, the result arrives by mail. A change like one that was run before, on whatever trunk, needs a reason
+    (--again), unless one was given when it was proposed.
     """
-    home, _ = _open()
-    answer = client.run(home, client.me(home), identity)
+    home, _ = opened()
+    answer = client.run(home, client.me(home), identity, again=again)
+    told = [f"{one['experiment']} by {one['agent']} ({one['outcome']})" for one in answer.get("similar") or []]
+    like = f" Changes like it: {', '.join(told)}." if told else ""
     if "waiting" in answer or as_json or not sys.stdout.isatty():
-        ignored = f" Not part of it: {', '.join(answer['ignored'][:5])}." if answer.get("ignored") else ""
+        notes = (f" Not part of it: {', '.join(answer['ignored'][:5])}." if answer.get("ignored") else "") + like
         _tell(
             answer,
             as_json,
-            f"{answer.get('run')} is queued for {identity}.{ignored} End your turn now; the result arrives by mail (orgctl mail inbox).",
+            f"{answer.get('run')} is queued for {identity}.{notes} End your turn now; the result arrives by mail (orgctl mail inbox).",
         )
         return
+    if like:
+        print(printable(like.strip()))
     _follow(home, str(answer["run"]))
 
 
@@ -135,23 +168,51 @@ def wait(
     seconds: Annotated[float, typer.Option(help="Give up waiting after this time.")] = 3600,
     as_json: JsonFlag = False,
 ) -> None:
-    """Wait until no run of this experiment is queued or running, then show it."""
-    home, view = _open()
-    deadline = time.monotonic() + seconds
-    while any(not item.over for item in _experiment(view.state, identity).runs):
-        if time.monotonic() > deadline:
-            raise UserError(
-                f"{identity} still has runs going on after {seconds:.0f} s: wait again, or look at `orgctl status`"
-            )
-        time.sleep(0.5)
+    """Wait until no run of this experiment is queued or running and the laboratory has said what it makes of it; then show it.
+
+    With --json: {experiment, status, over, waited_seconds, verdict, effect, runs, next, ...}; `over` is false, and the exit code
+    1, when the time was too short. Where a command must end soon, do not wait: the result arrives by mail.
+    """
+    _, view = opened()
+    began = time.monotonic()
+    while (under_way := _under_way(_experiment(view.state, identity))) and time.monotonic() - began < seconds:
+        time.sleep(min(0.5, seconds))
         view.refresh()
-    _show(home, _experiment(view.state, identity), as_json)
+    item = _experiment(view.state, identity)
+    if as_json:
+        waited = round(time.monotonic() - began, 1)
+        print_json({**brief(item), "over": not under_way, "waited_seconds": waited, **_grounds(item)})
+        if under_way:
+            raise typer.Exit(1)
+    elif under_way:
+        raise UserError(
+            f"{identity} still has runs going on after {seconds:.0f} s: wait again, or look at `orgctl status`"
+        )
+    else:
+        print(story(item))
 
 
-def _judged(state: State, run: Run) -> bool:
-    """Has the laboratory said what it makes of this run?"""
-    attempt = state.experiments[run.experiment].attempt
-    return attempt is not None and bool(attempt.nomination or attempt.verdict)
+def _under_way(item: Experiment) -> bool:
+    """Is a run queued or running, or did the last one end just now, so that the laboratory has not looked at it yet?"""
+    if any(not one.over for one in item.runs):
+        return True
+    ended = max((one.ended or 0.0 for one in item.runs), default=0.0)
+    return not _judged(item) and time.time() - ended < VERDICT_SECONDS
+
+
+def _grounds(item: Experiment) -> dict[str, Any]:
+    """What `exp wait` tells programs beside the outcome."""
+    verdict = (item.attempt.verdict if item.attempt else None) or {}
+    keys = ("low", "high", "p", "n", "m", "sigma", "reasoning")
+    return {**{key: verdict.get(key) for key in keys}, "runs": [shown_run(one) for one in item.runs], "next": next_step(item)}
+
+
+def _judged(item: Experiment) -> bool:
+    """Has the laboratory said what it makes of the runs so far?"""
+    attempt = item.attempt
+    if attempt is None or attempt.verdict or item.withdrawn is not None:
+        return True
+    return bool(attempt.nomination) and not attempt.confirm_ordered
 
 
 def _follow(home: Home, identity: str) -> None:
@@ -181,10 +242,16 @@ def _follow(home: Home, identity: str) -> None:
     values = ", ".join(f"{split} {value:.4f}" for split, value in ended.metric.items())
     print(f"{identity} {ended.status} {values}{ended.reason}")
     deadline = time.monotonic() + VERDICT_SECONDS
-    while not _judged(view.state, ended) and time.monotonic() < deadline:
+    while not _said(view.state, ended) and time.monotonic() < deadline:
         time.sleep(0.2)
         view.refresh()
-    _show(home, view.state.experiments[ended.experiment], False)
+    print(story(view.state.experiments[ended.experiment]))
+
+
+def _said(state: State, run: Run) -> bool:
+    """Has the laboratory said anything of the experiment of this run?"""
+    attempt = state.experiments[run.experiment].attempt
+    return attempt is not None and bool(attempt.nomination or attempt.verdict)
 
 
 @exp.command("list")
@@ -195,15 +262,15 @@ def list_(
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """All experiments, newest last; negative results included."""
-    _, view = _open()
+    """All experiments, newest last; negative results included. Look here before you propose."""
+    _, view = opened()
     found = [
         item
         for item in view.state.experiments.values()
         if (agent in (None, item.agent)) and (status in (None, item.status))
     ]
     if as_json:
-        _print([_brief(item) for item in found])
+        print_json([brief(item) for item in found])
         return
     from rich.console import Console
     from rich.table import Table
@@ -212,94 +279,66 @@ def list_(
     table = Table("experiment", "agent", "status", "effect", box=None)
     table.add_column("hypothesis", no_wrap=True, overflow="ellipsis")
     for item in found:
-        effect = _brief(item)["effect"]
+        effect = brief(item)["effect"]
         table.add_row(
-            item.id, item.agent, item.status, "" if effect is None else f"{effect:+.4f}", Text(clean(item.hypothesis))
+            item.id, clean(item.agent, 30), item.status, "" if effect is None else f"{effect:+.4f}", Text(clean(item.hypothesis))
         )
     Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
-def _brief(item: Experiment) -> dict[str, Any]:
-    verdict = item.attempt.verdict if item.attempt else None
-    return {
-        "id": item.id,
-        "agent": item.agent,
-        "status": item.status,
-        "family": item.family,
-        "hypothesis": item.hypothesis,
-        "effect": verdict.get("effect") if verdict else None,
-        "promoted": item.promoted,
-    }
-
-
 @exp.command()
 def show(identity: Identity, as_json: JsonFlag = False) -> None:
-    """One experiment whole: proposal, runs, verdict with its reasoning, and the log's tail where a run failed."""
-    home, view = _open()
-    _show(home, _experiment(view.state, identity), as_json)
-
-
-def _show(home: Home, item: Experiment, as_json: bool) -> None:
-    fresh = claims.said(_open()[1].state, item.id, Task.model_validate_json(home.task.read_text()))
+    """One experiment whole: proposal in every version, runs, verdict with its reasoning, reviews, the log's tail where a run failed."""
+    home, view = opened()
+    item = _experiment(view.state, identity)
+    fresh = claims.said(view.state, item.id, Task.model_validate_json(home.task.read_text()))
     if as_json:
-        _print({**dataclasses.asdict(item), "status": item.status, "reported": fresh})
-        return
-    lines = [
-        f"{item.id} by {item.agent}: {item.status}",
-        f"  hypothesis: {item.hypothesis}",
-        f"  mechanism:  {item.mechanism}",
-        f"  family: {item.family}   held constant: {item.held_constant or '-'}   smallest effect of interest: {item.min_effect:g}",
-    ]
-    for attempt in item.attempts:
-        where = f"{attempt.commit[:10]} on {attempt.parent[:10]}"
-        lines.append(f"  attempt {attempt.number}: {where}, changes {', '.join(attempt.changed)}")
-        for done in (run for run in item.runs if run.attempt == attempt.number):
-            unsealed = [f"unsealed: {done.unsealed}"] if done.unsealed else []
-            lines += [f"    {_line(done)}", *(f"      flagged: {line}" for line in done.flags)]
-            lines += [f"      {line}" for line in unsealed]
-        lines += [f"    {line}" for line in (attempt.verdict or {}).get("reasoning", [])]
-    lines += [f"  {line}" for line in fresh]
-    failed = [one for one in item.runs if one.status in ("crashed", "invalid", "timeout", "lost")]
-    if failed:
-        lines.append(f"  log of {failed[-1].id} ends:\n{failed[-1].log_tail}")
-    if item.withdrawn is not None:
-        lines.append(f"  withdrawn: {item.withdrawn}")
-    hint = {
-        "proposed": f"edit, then: orgctl exp run {item.id}",
-        "nominated": "the chief (or a person) may: orgctl exp confirm " + item.id,
-        "improved": "the chief (or a person) may: orgctl exp promote " + item.id,
-    }.get(item.status)
-    if hint:
-        lines.append(f"  next: {hint}")
-    print(printable("\n".join(lines)))
-
-
-def _line(run: Run) -> str:
-    values = ", ".join(f"{split} {value:.4f}" for split, value in run.metric.items())
-    return f"{run.id} {run.purpose:8} seed {run.seed} {run.status:8} {values}{run.reason}"
+        print_json({**dataclasses.asdict(item), "status": item.status, "next": next_step(item), "reported": fresh})
+    else:
+        print(story(item, fresh))
 
 
 @exp.command()
-def diff(identity: Identity) -> None:
-    """The change of an experiment's latest attempt against its parent."""
-    _, view = _open()
+def diff(identity: Identity, as_json: JsonFlag = False) -> None:
+    """The change of an experiment's latest attempt against its parent: does it do what the hypothesis says?"""
+    _, view = opened()
     attempt = _experiment(view.state, identity).attempt
     if attempt is None:
         raise UserError(f"{identity} was not run yet, so no change is recorded")
-    print(printable(attempt.diff))
+    if as_json:
+        keys = ("number", "parent", "commit", "changed", "ignored", "again", "diff")
+        print_json({"experiment": identity, **{key: getattr(attempt, key) for key in keys}})
+    else:
+        print(printable(attempt.diff))
+
+
+@exp.command()
+def review(
+    identity: Identity,
+    text: Annotated[str, typer.Option(help="What you found, for those who come after.")],
+    finding: Annotated[str, typer.Option(help="ok, doubt, or leak (something was known that should not be).")] = "",
+    as_json: JsonFlag = False,
+) -> None:
+    """Put your opinion of any experiment on record, your own or another's: it is shown with it, and changes no verdict.
+
+    Read `orgctl exp show` and `orgctl exp diff` first.
+    """
+    home, view = opened()
+    client.review(home, client.me(home), identity, text, finding, view)
+    _tell({"experiment": identity, "finding": finding}, as_json, f"your review is on record: orgctl exp show {identity}")
 
 
 @exp.command()
 def confirm(identity: Identity, as_json: JsonFlag = False) -> None:
-    """Order confirmation of a nominated experiment: fresh seeds against the baseline bank, in stages."""
-    home, _ = _open()
+    """Order confirmation of a nominated experiment: fresh seeds against the baseline bank, in stages. A chief or a person may."""
+    home, _ = opened()
     _tell(client.confirm(home, client.me(home), identity), as_json, f"{identity} is being confirmed on fresh seeds")
 
 
 @exp.command()
 def promote(identity: Identity, as_json: JsonFlag = False) -> None:
     """Bring an experiment with the verdict `improved` to trunk; when trunk has moved it is confirmed there first."""
-    home, _ = _open()
+    home, _ = opened()
     answer = client.promote(home, client.me(home), identity)
     _tell(
         answer,
@@ -315,45 +354,8 @@ def withdraw(
     as_json: JsonFlag = False,
 ) -> None:
     """Give an experiment up before its verdict. What was measured stays."""
-    home, _ = _open()
+    home, _ = opened()
     _tell(client.withdraw(home, client.me(home), identity, why), as_json, f"{identity} is withdrawn")
-
-
-@ledger_app.command()
-def verify(as_json: JsonFlag = False) -> None:
-    """Recompute the hash chain, compare its head with the copy outside `.org`, and results with their files.
-
-    Exit code 1 when something does not fit.
-    """
-    home, view = _open()
-    problems = view.ledger.verify()
-    copied = read_json(backup_folder(home) / "head.json")
-    if copied and not any(
-        fact.id == copied.get("fact") and fact.hash == copied.get("hash")
-        for fact in view.ledger.facts(after=int(copied.get("fact", 1)) - 1)[:1]
-    ):
-        problems.append(
-            f"the ledger was rewritten: fact {copied.get('fact')} is not the one whose hash was copied to .git/orgctl/head.json"
-        )
-    for done in view.state.runs.values():
-        found = read_json(home.runs / done.id / "result.json")
-        if done.over and found is not None and done.status == "ok" and found.get("metric") != done.metric:
-            problems.append(f"{done.id}: result.json says {found.get('metric')}, the ledger {done.metric}")
-    if as_json:
-        _print({"facts": view.state.last, "problems": problems})
-    else:
-        for line in problems or [f"{view.state.last} facts, chain whole, results as recorded"]:
-            print(line)
-    if problems:
-        raise typer.Exit(1)
-
-
-@ledger_app.command()
-def export() -> None:
-    """Every fact as one JSON line on standard output."""
-    _, view = _open()
-    for fact in view.ledger.facts():
-        print(json.dumps(dataclasses.asdict(fact), default=str))
 
 
 @app.command()
@@ -361,10 +363,10 @@ def report(as_json: JsonFlag = False) -> None:
     """Write report/progress.png, results.tsv and report.md from the ledger, and say where they are."""
     from lab.report import write_report
 
-    home, view = _open()
+    home, view = opened()
     files = write_report(home, view.state, Task.model_validate_json(home.task.read_text()))
     if as_json:
-        _print({"files": [str(path) for path in files]})
+        print_json({"files": [str(path) for path in files]})
     else:
         for path in files:
             print(path)

@@ -122,7 +122,9 @@ def _drift(state: State, policy: Policy) -> list[Step]:
         text = f"the baseline {step.commit[:8]} drifts: "
         if any(alarm.startswith(text) for alarm in state.alarms):
             continue
-        parents = [run for run in state.runs.values() if run.purpose == "parent" and run.commit == step.commit]
+        parents = [
+            run for one in state.promotions() for run in one.runs if (run.purpose, run.commit) == ("parent", step.commit)
+        ]
         runs = [
             run for run in (*bank_of(state, step.commit).runs, *parents)
             if run.status == "ok" and run.environment == state.environment and state.split in run.metric

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from lab.client import PERSON
+from lab import similar
+from lab.client import PERSON, acknowledged, repeated
 from lab.errors import UserError
 from lab.executors import local
 from lab.experiment import Policy, Promote, Queue, Rebase, Step, Write, decide, without_comparison
@@ -42,6 +43,7 @@ class Laboratory:
         self.ledger = Ledger(self.home.ledger)
         self.view = View(self.ledger)
         self.runs = Runs(self.home, self.task, self.slots, self.view)
+        self.changes = similar.Changes()
 
     @property
     def state(self) -> State:
@@ -120,21 +122,20 @@ class Laboratory:
             ) from error
         except GitError as error:
             raise UserError(str(error)) from error
-        for other in self.state.experiments.values():
-            last = other.attempt.verdict if other.attempt else None
-            if other.withdrawn is not None or (last and last["verdict"] == "inconclusive" and not last["n"]):
-                continue  # nothing was measured of it
-            for attempt in other.attempts:
-                if attempt.parent == parent and attempt.diff == snapshot.diff:
-                    raise UserError(
-                        f"{experiment.id} is the same change as {other.id} ({other.status}): `orgctl exp show {other.id}`"
-                    )
-        self._attempt(experiment, 1, snapshot)
+        near = self.changes.near(self.state, snapshot.diff, but=experiment.id)
+        new = [one for one in near if one.experiment not in acknowledged(experiment.again)]
+        reason = repeated(self.state, new, str(request.body.get("again") or ""))
+        self._attempt(experiment, 1, snapshot, reason)
         self.step()
         run = self.state.experiments[experiment.id].runs_for("nominate")[0].id
-        return {"run": run, "commit": snapshot.commit, "ignored": snapshot.ignored[:50], "changed": snapshot.changed}
+        told = similar.shown(self.state, near[: similar.SHOWN])
+        return {
+            "run": run, "commit": snapshot.commit, "ignored": snapshot.ignored[:50], "changed": snapshot.changed, "similar": told,
+        }  # fmt: skip
 
-    def _attempt(self, experiment: Experiment, number: int, snapshot: Snapshot) -> None:
+    def _attempt(
+        self, experiment: Experiment, number: int, snapshot: Snapshot, again: dict[str, Any] | None = None
+    ) -> None:
         body = {
             "number": number,
             "parent": snapshot.parent,
@@ -142,6 +143,7 @@ class Laboratory:
             "diff": snapshot.diff,
             "changed": snapshot.changed,
             "ignored": snapshot.ignored[:200],
+            "again": again,
         }
         self._write("attempt", experiment.id, body, experiment.agent)
 

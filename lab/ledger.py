@@ -20,7 +20,7 @@ from lab.errors import UserError
 
 GENESIS = "0" * 64
 
-MIGRATIONS: list[tuple[str, str]] = [
+MIGRATIONS: list[tuple[str, str]] = [  # (name, script), in order; a name once released is never changed
     (
         "facts",
         """
@@ -75,14 +75,36 @@ class Ledger:
             ) from error
 
     def _migrate(self) -> None:
-        if self._db.execute("PRAGMA user_version").fetchone()[0] >= len(MIGRATIONS):
+        """Apply what is missing, in order. Raises UserError for a ledger that a newer version has migrated."""
+        names = [name for name, _ in MIGRATIONS]
+        if self._applied() == set(names):
             return
-        with self._transaction():
-            version = self._db.execute("PRAGMA user_version").fetchone()[0]
-            for number, (_name, script) in enumerate(MIGRATIONS[version:], start=version + 1):
-                for statement in _statements(script):
-                    self._db.execute(statement)
-                self._db.execute(f"PRAGMA user_version={number}")
+        with self._transaction():  # somebody may have done it meanwhile: look again, as the only writer
+            applied = self._applied()
+            if applied is None:  # new, or of the first version, which wrote no names down and knew one migration
+                self._db.execute("CREATE TABLE migrations (name TEXT PRIMARY KEY, time REAL NOT NULL) STRICT")
+                old = self._db.execute("PRAGMA user_version").fetchone()[0] > 0
+                applied = {names[0]} if old else set()
+                self._note(applied)
+            if unknown := sorted(applied - set(names)):
+                raise UserError(
+                    f"the ledger {self.path} was written by a newer version of orgctl (migration {unknown[0]!r}): update orgctl"
+                )
+            for name, script in MIGRATIONS:
+                if name not in applied:
+                    for statement in _statements(script):
+                        self._db.execute(statement)
+            self._note(set(names) - applied)
+            self._db.execute(f"PRAGMA user_version={len(MIGRATIONS)}")
+
+    def _applied(self) -> set[str] | None:
+        """Names of the migrations that this database has had; None where no names are kept."""
+        if not self._db.execute("SELECT 1 FROM sqlite_master WHERE type='table' AND name='migrations'").fetchone():
+            return None
+        return {row[0] for row in self._db.execute("SELECT name FROM migrations")}
+
+    def _note(self, names: set[str]) -> None:
+        self._db.executemany("INSERT INTO migrations VALUES (?, ?)", [(name, time.time()) for name in sorted(names)])
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -125,8 +147,12 @@ class Ledger:
 
     def append_once(self, kind: str, body: dict[str, Any], subject: str, actor: str = "lab") -> Fact | None:
         """Write the fact unless one of this kind about this subject is there already; None then. Makes a step idempotent."""
+        return self.append_unless(kind, kind, body, subject, actor)
+
+    def append_unless(self, other: str, kind: str, body: dict[str, Any], subject: str, actor: str = "lab") -> Fact | None:
+        """Write the fact unless one of the kind `other` about this subject is there already; None then."""
         with self._transaction():
-            if self._db.execute("SELECT 1 FROM facts WHERE kind=? AND subject=? LIMIT 1", (kind, subject)).fetchone():
+            if self._db.execute("SELECT 1 FROM facts WHERE kind=? AND subject=? LIMIT 1", (other, subject)).fetchone():
                 return None
             return self._insert(kind, subject, actor, body)
 
@@ -138,6 +164,10 @@ class Ledger:
 
     def facts(self, kind: str | None = None, subject: str | None = None, after: int = 0) -> list[Fact]:
         """Facts in order, optionally of one kind, about one subject, or after an id."""
+        return list(self.each(kind, subject, after))
+
+    def each(self, kind: str | None = None, subject: str | None = None, after: int = 0) -> Iterator[Fact]:
+        """The same one by one, for ledgers that need not be in memory whole."""
         where, values = ["id > ?"], [after]  # type: tuple[list[str], list[Any]]
         if kind is not None:
             where.append("kind = ?")
@@ -148,7 +178,8 @@ class Ledger:
         rows = self._db.execute(
             f"SELECT id,time,kind,subject,actor,body,hash FROM facts WHERE {' AND '.join(where)} ORDER BY id", values
         )
-        return [Fact(i, t, kind, about, actor, json.loads(body), digest) for i, t, kind, about, actor, body, digest in rows]
+        for i, t, of, about, actor, body, digest in rows:
+            yield Fact(i, t, of, about, actor, _read(body), digest)
 
     def head(self) -> tuple[int, str]:
         """(id, hash) of the last fact; (0, 64 zeros) when empty."""
@@ -157,7 +188,9 @@ class Ledger:
 
     def verify(self) -> list[str]:
         """Recompute the hash chain. Returns one line for each break; empty when it holds."""
-        problems: list[str] = []
+        triggers = {row[0] for row in self._db.execute("SELECT name FROM sqlite_master WHERE type='trigger'")}
+        gone = sorted({"facts_no_update", "facts_no_delete"} - triggers)
+        problems = [f"the ledger's trigger {name} is gone: somebody made it possible to change facts" for name in gone]
         previous, expected = GENESIS, 1
         for number, when, kind, subject, actor, body, digest in self._db.execute(
             "SELECT id,time,kind,subject,actor,body,hash FROM facts ORDER BY id"
@@ -171,6 +204,15 @@ class Ledger:
 
     def close(self) -> None:
         self._db.close()
+
+
+def _read(text: str) -> dict[str, Any]:
+    """A fact's body; empty when it is no JSON object, which only somebody who went round this file can have written."""
+    try:
+        body = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return body if isinstance(body, dict) else {}
 
 
 def _statements(script: str) -> Iterator[str]:

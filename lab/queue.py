@@ -15,7 +15,7 @@ RANK = {"bank": 0, "confirm": 1, "control": 1, "parent": 2, "nominate": 3}
 
 def waiting(state: State) -> list[Run]:
     """Queued runs in the order in which they are served: by purpose, then by age."""
-    queued = [run for run in state.runs.values() if run.status == "queued"]
+    queued = [run for run in state.open.values() if run.status == "queued"]
     banks = {run.commit for run in queued if run.purpose == "bank"}
     full = {commit for commit in banks if sum(run.status == "ok" for run in bank_of(state, commit).runs) >= state.wanted}
 
@@ -39,10 +39,10 @@ def pick(state: State, free: list[Slot]) -> list[tuple[Run, Slot]]:
 
 def halted(state: State, now: float) -> bool:
     """Were the last three runs to end all lost, the last less than a minute ago? Then the machine is at fault: wait."""
-    ended = sorted((run for run in state.runs.values() if run.over and run.ended), key=lambda run: run.ended or 0.0)[-3:]
+    ended = state.ended[-3:]
     return len(ended) == 3 and all(run.status == "lost" for run in ended) and now - (ended[-1].ended or 0.0) < HALT_SECONDS
 
 
 def in_flight(state: State, agent: str) -> list[Run]:
     """An agent's own ideas that are queued or running: what its allowance counts."""
-    return [run for run in state.runs.values() if run.agent == agent and run.purpose == "nominate" and not run.over]
+    return [run for run in state.open.values() if run.agent == agent and run.purpose == "nominate"]

@@ -50,7 +50,7 @@ class Runs:
             return
         if shutil.disk_usage(self.home.org).free < FREE_BYTES:
             raise UserError(f"less than {FREE_BYTES / 1e6:.0f} MB are free on the disk of {self.home.org}: no run is started")
-        running = [run for run in self.state.runs.values() if run.status == "running"]
+        running = [run for run in self.state.open.values() if run.status == "running"]
         for run, slot in pick(self.state, free(self.slots, running)):
             self._start(run, slot)
 
@@ -105,7 +105,7 @@ class Runs:
 
     def reap(self) -> None:
         """Write down the results of runs that ended; a run whose runner vanished without one is lost."""
-        for run in list(self.state.runs.values()):
+        for run in list(self.state.open.values()):
             if run.status == "queued" and (why := self._needless(run)):
                 self._result(run, {"status": "killed", "reason": why})
             if run.status != "running":
@@ -137,28 +137,8 @@ class Runs:
         return "judged before it started" if judged else None
 
     def _result(self, run: Run, found: dict[str, Any]) -> None:
-        status = found.get("status")
-        try:
-            metric = {str(key): float(value) for key, value in dict(found.get("metric") or {}).items()}
-        except (TypeError, ValueError):
-            status, metric, found = "invalid", {}, {**found, "reason": "its result.json holds no numbers"}
-        if status == "ok" and not set(run.splits) <= set(metric):
-            status, found = (
-                "invalid",
-                {**found, "reason": f"no value for split {', '.join(sorted(set(run.splits) - set(metric)))}"},
-            )
-        account = dict(found.get("account") or {})
-        body = {
-            "status": status if status in ("ok", "crashed", "invalid", "timeout", *NO_EVIDENCE) else "crashed",
-            "reason": str(found.get("reason", ""))[:1000],
-            "metric": metric,
-            "account": account,
-            "flags": self._flags(run, metric, account) if status == "ok" else [],
-            "unsealed": found["unsealed"] if isinstance(found.get("unsealed"), str) else None,
-            "hashes": dict(found.get("hashes") or {}),
-            "log_tail": str(found.get("log_tail", ""))[-2000:],
-            "ended": found.get("ended") if isinstance(found.get("ended"), int | float) else None,
-        }
+        body = as_recorded(run, found)
+        body["flags"] = self._flags(run, body["metric"], body["account"]) if body["status"] == "ok" else []
         self.view.ledger.append_once("result", body, run.id)
         self.view.refresh()
 
@@ -170,7 +150,7 @@ class Runs:
 
     def stop_all(self, seconds: float = 10) -> None:
         """Stop every running run and write its result down."""
-        running = [run for run in self.state.runs.values() if run.status == "running"]
+        running = [run for run in self.state.open.values() if run.status == "running"]
         for run in running:
             Identity(run.pid, run.process_started).signal_group()
         for run in running:
@@ -182,6 +162,28 @@ class Runs:
         local.stop(Identity(run.pid, run.process_started), seconds, folder)
         found = read_json(folder / "result.json")
         self._result(run, found if found and found.get("run") == run.id else {"status": "killed", "reason": why})
+
+
+def as_recorded(run: Run, found: dict[str, Any]) -> dict[str, Any]:
+    """The result fact that this `result.json` makes, less its flags; what is no result is `invalid` or `crashed`."""
+    status = found.get("status")
+    try:
+        metric = {str(key): float(value) for key, value in dict(found.get("metric") or {}).items()}
+    except (TypeError, ValueError):
+        status, metric, found = "invalid", {}, {**found, "reason": "its result.json holds no numbers"}
+    if status == "ok" and (missing := sorted(set(run.splits) - set(metric))):
+        status, found = "invalid", {**found, "reason": f"no value for split {', '.join(missing)}"}
+    return {
+        "status": status if status in ("ok", "crashed", "invalid", "timeout", *NO_EVIDENCE) else "crashed",
+        "reason": str(found.get("reason", ""))[:1000],
+        "metric": metric,
+        "account": dict(found.get("account") or {}),
+        "flags": [],
+        "unsealed": found["unsealed"] if isinstance(found.get("unsealed"), str) else None,
+        "hashes": dict(found.get("hashes") or {}),
+        "log_tail": str(found.get("log_tail", ""))[-2000:],
+        "ended": found.get("ended") if isinstance(found.get("ended"), int | float) else None,
+    }
 
 
 def _stray_runner(folder: Path) -> Identity | None:

@@ -18,6 +18,7 @@ import termios
 import time
 from collections import deque
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -217,7 +218,7 @@ def experiments(state: State, width: int, rows: int) -> list[Text]:
     what = max(16, min(44, width - 62))
     title = f"{'id':<7}{'agent':<8}{'what':<{what}} {'value':>9} {'against bank':>21}  {'status':<13}"
     lines = [Text(title + ("hypothesis" if roomy else ""), FAINT)]
-    for experiment in list(reversed(state.experiments.values()))[: rows - 1]:
+    for experiment in islice(reversed(state.experiments.values()), max(0, rows - 1)):
         value, gap = chart.measured(experiment, state)
         line = start(f"{experiment.id:<7}", "bold").append(f"{clean(experiment.agent, 7):<8}")
         line.append(f"{subject_of(experiment, what):<{what}} ").append(f"{value:>9} {gap:>21}  ")

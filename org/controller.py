@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from comms.mailbox import Mail
@@ -310,7 +310,7 @@ class Controller:
         self.lab.refresh()
         self.found_worktrees()
         self.seat_everybody()
-        self.lab.ledger.append("session", {"up": time.time()})
+        self.lab.ledger.append("session", {"up": time.time(), "policy": asdict(self.lab.policy)})
         self._heartbeat()
         duties = self.duties()
         while not self.stopping and not self.leaving:

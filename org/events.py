@@ -71,7 +71,18 @@ def _trunk(fact: Fact, state: State) -> str:
 def _proposal(fact: Fact, state: State) -> str:
     experiment = state.experiments.get(fact.subject)
     what = f" {subject_of(experiment, 60)}" if experiment and experiment.params else ""
-    return f"{fact.subject} {fact.body.get('agent', '?')} proposes{what}: {clean(fact.body['hypothesis'], 160)}"
+    again = " again" if fact.body.get("again") else ""
+    return f"{fact.subject} {fact.body.get('agent', '?')} proposes{again}{what}: {clean(fact.body['hypothesis'], 160)}"
+
+
+def _amendment(fact: Fact, state: State) -> str:
+    said = [f"{key.replace('_', ' ')}: {clean(value, 100)}" for key, value in fact.body.items() if key != "again"]
+    return f"{fact.subject} amended by {fact.actor} before its first run: {'; '.join(said)}"
+
+
+def _review(fact: Fact, state: State) -> str:
+    found = f" ({fact.body['finding']})" if fact.body.get("finding") else ""
+    return f"{fact.subject} reviewed by {fact.actor}{found}: {clean(fact.body['text'], 160)}"
 
 
 def _attempt(fact: Fact, state: State) -> str:
@@ -175,5 +186,5 @@ def _alarm(fact: Fact, state: State) -> str:
 _TELL: dict[str, Any] = {
     "session": _session, "trunk": _trunk, "proposal": _proposal, "attempt": _attempt, "start": _start,
     "result": _result, "nomination": _nomination, "confirm": _confirm, "verdict": _verdict, "withdrawn": _withdrawn,
-    "agent": _agent, "intervention": _intervention, "alarm": _alarm,
+    "amendment": _amendment, "review": _review, "agent": _agent, "intervention": _intervention, "alarm": _alarm,
 }  # fmt: skip

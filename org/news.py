@@ -39,4 +39,7 @@ def letters(fact: Fact, state: State, agents: list[str], task: Task) -> list[Let
     if fact.kind == "verdict":
         lines = "\n".join(f"- {line}" for line in fact.body["reasoning"])
         return [(agent, "verdict", experiment.id, f"{experiment.id}: **{fact.body['verdict']}**\n\n{lines}\n")]
+    if fact.kind == "review" and fact.actor != agent:
+        found = f" ({fact.body['finding']})" if fact.body["finding"] else ""
+        return [(agent, "review", experiment.id, f"{fact.actor} has reviewed {experiment.id}{found}:\n\n{fact.body['text']}\n")]
     return []

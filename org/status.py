@@ -80,7 +80,7 @@ def derive(
     if told not in STYLES or told in ("dead", "failed", "unknown"):
         text = "said that it stopped, but its process lives" if told == "stopped" else f"says {clean(told, 30)!r}"
         return AgentStatus(agent, "unknown", when, text, experiment)
-    mine = [run for run in state.runs.values() if run.agent == agent and not run.over]
+    mine = [run for run in state.open.values() if run.agent == agent]
     if told == "idle" and mine:
         run = mine[0]
         return AgentStatus(agent, "waiting", run.started or run.queued, f"{run.id} is {run.status}", experiment)
@@ -98,8 +98,8 @@ def _since(events: list[dict[str, Any]], now: float) -> float | None:
 
 
 def _under_way(agent: str, state: State) -> str | None:
-    mine = [one for one in state.experiments.values() if one.agent == agent and one.status in OPEN]
-    return mine[-1].id if mine else None
+    mine = (one.id for one in reversed(state.experiments.values()) if one.agent == agent and one.status in OPEN)
+    return next(mine, None)
 
 
 def staircase(state: State) -> list[dict[str, Any]]:
@@ -173,10 +173,10 @@ def progress(home: Home, run: Run, now: float) -> dict[str, Any]:
 def slots(home: Home, state: State, now: float) -> list[dict[str, Any]]:
     """Every slot and the run on it: {slot, run, experiment, agent, purpose, seed, fraction, phase, seconds}, run None
     when idle."""
-    running = {run.slot: run for run in state.runs.values() if run.status == "running"}
+    running = {run.slot: run for run in state.open.values() if run.status == "running"}
     count = state.session.get("slots")
     known = set(range(count if isinstance(count, int) else 0))
-    known |= {run.slot for run in state.runs.values() if run.slot is not None}
+    known |= state.slots
     rows: list[dict[str, Any]] = []
     for index in sorted(known):
         run = running.get(index)
@@ -232,9 +232,9 @@ def believed(state: State) -> dict[str, Any]:
     return {
         "trunk": state.trunk,
         **standing(state),
-        "queued": sum(run.status == "queued" for run in state.runs.values()),
-        "experiments": dict(Counter(one.status for one in state.experiments.values()).most_common()),
-        "runs": dict(Counter(run.status for run in state.runs.values()).most_common()),
+        "queued": sum(run.status == "queued" for run in state.open.values()),
+        "experiments": dict(state.tally().most_common()),
+        "runs": dict((state.ends + Counter(run.status for run in state.open.values())).most_common()),
         "alarms": [clean(text, 300) for text in state.alarms[-5:]],
         "unsealed": clean(state.unsealed, 200),
     }

@@ -8,6 +8,7 @@ killed half-way is finished by doing it again. Paths, names and everything found
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,6 +32,7 @@ from worktrees.snapshots import Snapshot
 
 __all__ = ["Conflict", "GitError", "NothingChanged", "ProtectedChanged", "Repo", "Snapshot"]
 
+OBJECT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 UNFINISHED = ("MERGE_HEAD", "MERGE_MSG", "MERGE_MODE", "AUTO_MERGE", "CHERRY_PICK_HEAD", "REVERT_HEAD", "SQUASH_MSG",
               "BISECT_LOG", "rebase-merge", "rebase-apply", "sequencer")  # fmt: skip
 """What git keeps of a merge or rebase under way; a reset ends it."""
@@ -247,6 +249,18 @@ class Repo:
         if entry is None or entry.mode == trees.SUBMODULE:
             raise GitError(f"commit {commit[:10]} has no file {shown(path)}")
         return trees.blobs(self.git, [entry.blob])[entry.blob]
+
+    def refs(self, prefix: str) -> dict[str, str]:
+        """Full ref name -> object id of every ref under `prefix` (such as refs/org/exp)."""
+        listed = self.git.run("for-each-ref", "--format=%(refname) %(objectname)", prefix).text
+        return {name: commit for name, _, commit in (line.partition(" ") for line in listed.splitlines())}
+
+    def missing(self, commits: Sequence[str]) -> list[str]:
+        """Those of these full ids that are no commit in the repository; one call of git for all."""
+        asked = [commit for commit in commits if OBJECT.fullmatch(commit)]
+        lines = self.git.run("cat-file", "--batch-check=%(objecttype)", stdin="".join(f"{one}\n" for one in asked).encode())
+        there = dict(zip(asked, lines.text.splitlines(), strict=True)) if asked else {}
+        return [commit for commit in commits if there.get(commit) != "commit"]
 
     # ------------------------------------------------------------------ trunk
 

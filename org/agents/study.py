@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from lab.cost import control
 from lab.records import BANK, NO_EVIDENCE, Attempt, Bank, Experiment, State
+from lab.similar import alike
 from org.agents.belief import Belief, Evidence
 from org.agents.space import Value, distance, distribution, neighbours, rounded, settle
 from org.agents.worker import MOVED
@@ -246,9 +247,13 @@ class Study:
         }
 
     def fresh(self, changes: Mapping[str, Value]) -> bool:
-        """Does every one of these changes change something, and was just this not tried?"""
+        """Does every one of these changes change something, and was nothing so close to it tried?"""
         found = self.difference(changes)
-        return bool(found) and len(found) == len(changes) and found not in self.tried
+        names, values = [name for name, _ in found], [value for _, value in found]
+        return len(names) == len(changes) > 0 and not any(
+            names == [name for name, _ in before] and all(map(alike, values, (value for _, value in before)))
+            for before in self.tried
+        )
 
     @cached_property
     def best(self) -> dict[str, Value]:

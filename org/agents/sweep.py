@@ -20,12 +20,12 @@ import yaml
 from rich.text import Text
 
 from comms.mailbox import Message
-from lab import client, queue
+from lab import client, queue, similar
 from lab.child import last_line, log_tail
 from lab.errors import UserError
 from lab.home import Home
 from lab.ledger import Fact
-from lab.records import Experiment, Run
+from lab.records import Experiment, Run, State
 from lab.text import clean
 from org import status
 from org.agents import base
@@ -94,6 +94,21 @@ def values_at(repo: Repo, task: Task, commit: str) -> dict[str, Value]:
             except TaskError:
                 continue
     return found
+
+
+def reason(state: State, near: list[similar.Near], agent: str) -> str:
+    """Why a study tries settings again that were tried before; "" when they were not."""
+    told = []
+    for one in (near for near in near if near.same):
+        before = state.experiments[one.experiment]
+        parent = before.attempts[-1].parent if before.attempts else before.base
+        if parent != state.trunk:
+            told.append(f"{before.id} was on trunk {parent[:8]}, this is on {state.trunk[:8]}")
+        elif before.agent != agent:
+            told.append(f"{before.id} is {before.agent}'s: this study draws on its own trials alone")
+        else:
+            told.append(f"{before.id} told this study nothing ({similar.outcome(before)})")
+    return "; ".join(told)[: client.FIELD_LIMIT]
 
 
 class Researcher(Worker):
@@ -212,12 +227,16 @@ class Researcher(Worker):
         parts = [f"{name} {show(study.now[name])} → {show(move.changes[name])}" for name in names]
         lowers = "lowers" if self.minimize else "raises"
         why = "; ".join(f"{name}: {knobs[name].why}" for name in names)
+        said = {
+            "hypothesis": f"{', '.join(parts)} {lowers} {self.task.metric.name}",
+            "mechanism": f"{why}. Chosen because: {move.because}.",
+        }
         identity = client.propose(
-            self.home, self.agent, f"{', '.join(parts)} {lowers} {self.task.metric.name}",
-            f"{why}. Chosen because: {move.because}.",
+            self.home, self.agent, **said,
             family="+".join(dict.fromkeys(knobs[name].area for name in names)), min_effect=self.task.min_effect,
             held_constant="budget, data, evaluation, seed policy, and every other constant as on trunk",
-            params=dict(move.changes),
+            params=dict(move.changes), again=reason(state, similar.proposals(state, said, move.changes), self.agent),
+            view=self.view,
         )  # fmt: skip
         self.look()
         self._submit(self.view.state.experiments[identity])

@@ -48,7 +48,7 @@ class Story:
     def __init__(self, path: Path) -> None:
         self.task = TASK
         self.ledger = Ledger(path / "ledger.db", create=True)
-        self.ledger.append("session", {"task": "t", "bank": 4})
+        self.ledger.append("session", {"task": "t", "policy": {"bank": 4}})
         self.trunk("t0", "")
 
     @property

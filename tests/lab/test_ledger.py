@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -9,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from lab import ledger as module
 from lab.errors import UserError
-from lab.ledger import Ledger
+from lab.ledger import MIGRATIONS, Ledger
 
 WRITER = """
 import sys
@@ -20,6 +24,18 @@ ledger = Ledger(Path(sys.argv[1]))
 for number in range(int(sys.argv[3])):
     ledger.append_new("proposal", "E", {"writer": sys.argv[2], "number": number}, actor=sys.argv[2])
 """
+
+ENDLESS = """
+import sys
+from pathlib import Path
+from lab.ledger import Ledger
+ledger, number = Ledger(Path(sys.argv[1])), 0
+while True:
+    number += 1
+    fact = ledger.append_new("proposal", "E", {"writer": sys.argv[2], "number": number}, actor=sys.argv[2])
+    print(number, fact.subject, flush=True)
+"""
+"""Says what it has written, after it has written it."""
 
 
 def test_facts_come_back_in_order_with_their_content(tmp_path: Path) -> None:
@@ -72,6 +88,32 @@ def test_processes_writing_at_once_lose_nothing_and_share_no_name(tmp_path: Path
     assert Ledger(path).verify() == []
 
 
+def test_writers_killed_in_the_middle_lose_nothing_that_they_had_written(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    Ledger(path, create=True).close()
+    endless = [
+        subprocess.Popen([sys.executable, "-c", ENDLESS, str(path), f"k{number}"], stdout=subprocess.PIPE, text=True)
+        for number in range(4)
+    ]
+    steady = [subprocess.Popen([sys.executable, "-c", WRITER, str(path), f"w{number}", "200"]) for number in range(2)]
+    said: dict[str, list[str]] = {}
+    for index, writer in enumerate(endless):
+        assert writer.stdout is not None
+        first = [writer.stdout.readline() for _ in range(30)]
+        os.kill(writer.pid, signal.SIGKILL)
+        rest = writer.stdout.read()
+        assert writer.wait(60) == -signal.SIGKILL
+        said[f"k{index}"] = [*first, *(line for line in rest.splitlines(keepends=True) if line.endswith("\n"))]
+    assert [writer.wait(60) for writer in steady] == [0, 0]
+    ledger = Ledger(path)
+    facts = ledger.facts()
+    assert ledger.verify() == [] and len({fact.subject for fact in facts}) == len(facts)
+    for name, lines in said.items():
+        mine = [f"{fact.body['number']} {fact.subject}\n" for fact in facts if fact.actor == name]
+        assert mine[: len(lines)] == lines and len(mine) - len(lines) <= 1, "only the last may have died before it was said"
+    assert sum(fact.actor.startswith("w") for fact in facts) == 400
+
+
 def test_append_once_writes_once(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "ledger.db", create=True)
     assert ledger.append_once("result", {"a": 1}, "R0001") is not None
@@ -85,3 +127,44 @@ def test_a_missing_or_broken_ledger_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "junk.db").write_bytes(b"this is not a database, not at all" * 100)
     with pytest.raises(UserError, match="cannot open"):
         Ledger(tmp_path / "junk.db")
+
+
+def migrations(path: Path) -> list[str]:
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        return sorted(row[0] for row in database.execute("SELECT name FROM migrations"))
+
+
+def test_applied_migrations_are_named_in_the_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "ledger.db"
+    Ledger(path, create=True).append("note", {"a": 1})
+    assert migrations(path) == sorted(name for name, _ in MIGRATIONS)
+    later = [*MIGRATIONS, ("notes", "CREATE TABLE notes (text TEXT) STRICT; CREATE INDEX notes_text ON notes (text);")]
+    monkeypatch.setattr(module, "MIGRATIONS", later)
+    for _ in range(2):
+        assert [fact.body for fact in Ledger(path).facts()] == [{"a": 1}]
+    assert migrations(path) == sorted(name for name, _ in later)
+    monkeypatch.undo()
+    with pytest.raises(UserError, match=r"newer version of orgctl \(migration 'notes'\)") as caught:
+        Ledger(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_ledger_of_the_first_version_which_named_no_migrations_is_taken_over(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    Ledger(path, create=True).append("note", {"a": 1})
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute("DROP TABLE migrations")
+        database.execute("PRAGMA user_version=1")
+        database.commit()
+    assert [fact.body for fact in Ledger(path).facts()] == [{"a": 1}]
+    assert migrations(path) == ["facts"]
+
+
+def test_a_migration_that_fails_leaves_the_ledger_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "ledger.db"
+    Ledger(path, create=True).append("note", {"a": 1})
+    monkeypatch.setattr(module, "MIGRATIONS", [*MIGRATIONS, ("half", "CREATE TABLE half (x TEXT); CREATE TABLE facts (x TEXT);")])
+    with pytest.raises(UserError, match="facts already exists"):
+        Ledger(path)
+    monkeypatch.undo()
+    assert [fact.body for fact in Ledger(path).facts()] == [{"a": 1}] and migrations(path) == ["facts"]

@@ -257,7 +257,7 @@ def test_promotions_are_listed_in_order_with_the_reasoning_of_their_verdicts(sto
 
 def test_the_claims_say_which_survive_together_and_what_fresh_runs_made_of_what_was_promoted(story: Story) -> None:
     story.bank(2.412, 2.398, 2.405, 2.391)
-    story.tell("session", bank=4)
+    story.tell("session", policy={"bank": 4})
     for word, effect, p in (("improved", -0.01, 0.0009), ("inconclusive", -0.004, 0.04), ("worse", 0.02, 0.9)):
         name = story.idea(f"it is {word}")
         story.judge(name, word, effect, low=effect - 0.005, high=effect + 0.005, p=p, n=8, sigma=0.009)

@@ -140,8 +140,12 @@ def test_protected_files_and_other_peoples_powers_are_refused_by_name(org: Org) 
     assert "belongs to r1" in org("exp", "run", name, env={**me, "ORGCTL_AGENT": "r2"}, code=2)
     org("exp", "run", name, env=me)
     assert "may not promote" in org("exp", "promote", name, env=me, code=2)
-    again = json.loads(org("exp", "propose", "--hypothesis", "h", "--mechanism", "m", "--json", env=me))["experiment"]
-    assert f"same change as {name}" in org("exp", "run", again, env=me, code=2)
+    words = ("exp", "propose", "--hypothesis", "h", "--mechanism", "m", "--json")
+    assert f"was there before: {name} by r1" in org(*words, env=me, code=2)
+    other = json.loads(org("exp", "propose", "--hypothesis", "smaller steps", "--mechanism", "less noise", "--json", env=me))
+    assert f"was there before: {name} by r1" in org("exp", "run", other["experiment"], env=me, code=2)
+    again = json.loads(org(*words, "--again", "to see whether it holds", env=me))["experiment"]
+    assert json.loads(org("exp", "run", again, "--json", env=me))["similar"][0]["experiment"] == name
 
 
 def test_a_moved_trunk_is_put_back_and_reported(org: Org) -> None:

@@ -51,6 +51,14 @@ def test_nothing_is_tried_twice_not_even_what_is_still_queued(tmp_path: Path) ->
     assert all(1 <= len(changes) <= 3 for changes in seen)
 
 
+def test_a_value_within_two_percent_of_what_was_tried_is_not_tried(tmp_path: Path) -> None:
+    paper = Paper(tmp_path)
+    paper.tried({"A": 2.0, "B": 0.5}, 1.0)
+    found = study(paper)
+    assert not found.fresh({"A": 2.03, "B": 0.495})
+    assert found.fresh({"A": 2.1, "B": 0.5}) and found.fresh({"A": 2.0}) and found.fresh({"A": 2.0, "C": 0.5})
+
+
 def test_what_helped_alone_is_tried_together(tmp_path: Path) -> None:
     paper = Paper(tmp_path)
     paper.tried({"A": 2.0}, 0.95)

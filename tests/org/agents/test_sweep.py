@@ -18,15 +18,19 @@ from pathlib import Path
 import pytest
 
 from comms.mailbox import Mail
+from lab import client
 from lab.home import Home
 from lab.ledger import Ledger
 from lab.records import State, fold
 from lab.requests import Request, answer, waiting
+from lab.similar import Near
 from org.agents import base
-from org.agents.sweep import BACKEND, values_at
+from org.agents.space import neighbours
+from org.agents.sweep import BACKEND, reason, values_at
 from org.session import Wish, found
 from tasks.spec import Task
 from tests.conftest import TOY, until
+from tests.org.agents.paper import Paper
 from worktrees.repo import Repo
 
 pytestmark = pytest.mark.slow
@@ -142,6 +146,33 @@ def test_a_researcher_proposes_edits_commits_and_hands_in_like_anybody(home: Hom
     assert [line for line in changed if re.match(r"[+-][A-Z]", line)][1] == f"+{name} = {value!r}"
     until(lambda: "no controller" in pane.text, "the pane says that nobody serves it")
     assert len(state_of(home).experiments) == 1, "the worktree belongs to the lab until it has answered"
+
+
+def test_a_study_of_its_own_trials_repeats_anothers_with_the_reason_on_record(home: Home, panes: list[Pane]) -> None:
+    task = Task.model_validate_json(home.task.read_text())
+    now = values_at(Repo(home.root), task, state_of(home).trunk)
+    for knob in task.knobs:  # whatever r1 turns first, r2 has it already
+        for value in neighbours(knob, now[knob.name], up_first=True):
+            client.propose(home, "r2", f"{knob.name} {value}", "m", params={knob.name: value})
+    before = state_of(home).experiments
+    seat(panes, home)
+    request = until(lambda: asked(home, "run"), "a request to run")[0]
+    experiment = state_of(home).experiments[request.body["experiment"]]
+    assert experiment.id not in before and experiment.again is not None
+    (known,) = experiment.again["near"]
+    assert before[known].params == experiment.params
+    assert experiment.again["why"] == f"{known} is r2's: this study draws on its own trials alone"
+
+
+def test_why_a_study_tries_again(tmp_path: Path) -> None:
+    paper = Paper(tmp_path)
+    paper.tried({"A": 2.0}, 1.0)
+    winner = paper.tried({"B": 2.0}, 0.95)
+    near = [Near("E0001", 1.0, "knobs", True), Near("E0002", 0.5, "knobs", False)]
+    assert reason(paper.state, near, "r1") == "E0001 told this study nothing (queued)"
+    paper.promote(winner, (0.95, 0.97, 0.93, 0.95))
+    assert reason(paper.state, near, "r1") == "E0001 was on trunk t0, this is on E0002.1"
+    assert reason(paper.state, near[1:], "r1") == ""
 
 
 def test_a_killed_researcher_goes_on_where_it_was(home: Home, panes: list[Pane]) -> None:

@@ -1,0 +1,245 @@
+"""Does everything that the ledger says still follow from what is there? One line for each thing that does not fit.
+
+Called by `orgctl ledger verify`. Nothing recorded is believed: the hash chain is recomputed, results are read again from their
+runs' folders, snapshots are looked for in git, and every nomination, verdict and promotion is derived anew from the facts before
+it, by the workflow itself. Under one user id a forger can still make all of it agree; then it is no ledger of these runs any more.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from lab.errors import Stopped
+from lab.experiment import Policy, Rebase, Write, decide, without_comparison
+from lab.files import read_json
+from lab.ledger import Fact, Ledger
+from lab.measure import measure
+from lab.records import NO_EVIDENCE, PURPOSES, Experiment, Run, State
+from lab.runs import as_recorded
+from lab.text import clean
+from tasks.spec import Task
+from worktrees.repo import GitError, Repo
+
+LABORATORY = "lab"
+OURS = ("run", "start", "result", "nomination", "verdict", "alarm")
+"""Kinds of facts that only the laboratory itself writes."""
+FIGURES = {
+    "nomination": ("nominated", "value", "sigmas", "bank_mean", "bank_sigma", "run"),
+    "verdict": ("verdict", "effect", "low", "high", "p", "n", "m", "sigma"),
+}
+"""What must come out the same; wording is left to the version that wrote it."""
+OF_PARENT = ("control", "parent")
+"""Purposes of runs of the parent of what was submitted."""
+TOLERANCE = 1e-9
+"""Relative: another build of the mathematics may round the last digits differently."""
+
+
+def verify(ledger: Ledger, task: Task, runs: Path, repo: Repo, head: Mapping[str, Any] | None) -> list[str]:
+    """What does not fit, in the order chain, facts, results, snapshots. `runs`: the folder of run folders; `head`: the copied
+    head of the chain, {fact, hash}."""
+    state = State()
+    return [
+        *ledger.verify(),
+        *_rewritten(ledger, head or {}),
+        *_replayed(ledger, task, state),
+        *(line for run in state.runs.values() for line in _result(run, task, runs / run.id)),
+        *_snapshots(state, repo),
+    ]
+
+
+def _rewritten(ledger: Ledger, head: Mapping[str, Any]) -> Iterator[str]:
+    """Is the fact whose hash was copied outside `.org` still the one in the ledger?"""
+    number, digest = head.get("fact"), head.get("hash")
+    if not isinstance(number, int) or number < 1:
+        return
+    fact = next(ledger.each(after=number - 1), None)
+    if fact is None:
+        yield f"the ledger was cut: it ends at fact {ledger.head()[0]}, but fact {number} was copied to .git/orgctl/head.json"
+    elif fact.id != number or fact.hash != digest:
+        yield f"the ledger was rewritten: fact {number} is not the one whose hash was copied to .git/orgctl/head.json"
+
+
+# Facts
+
+
+def _replayed(ledger: Ledger, task: Task, state: State) -> Iterator[str]:
+    """Fold fact after fact into `state`, and ask before each that claims something whether the facts so far call for it."""
+    for fact in ledger.each():
+        name = f"fact {fact.id} ({clean(fact.kind, 40)} {clean(fact.subject, 40)})"
+        if fact.kind in OURS and fact.actor != LABORATORY:
+            yield f"{name} was written by {clean(fact.actor, 40) or 'nobody'}: only the laboratory writes those"
+        try:
+            if fact.kind in FIGURES:
+                yield from (f"{name}: {line}" for line in _claim(state, task, fact))
+            elif fact.kind == "trunk":
+                yield from (f"{name}: {line}" for line in _promotion(state, fact))
+            elif fact.kind in ("start", "result") and fact.subject not in state.open:
+                yield f"{name}: " + ("it had ended already" if fact.subject in state.runs else "there is no such run")
+            elif fact.kind == "run":
+                yield from (f"{name}: {line}" for line in _queued(state, fact))
+            state.apply(fact)
+        except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+            yield f"{name} is malformed ({type(error).__name__}: {clean(error, 80)})"
+
+
+def policy(state: State) -> Policy:
+    """The rules that the organisation was up with, as its last session fact says; the default ones before any did."""
+    known = {one.name for one in dataclasses.fields(Policy)}
+    said = state.session.get("policy")
+    rules: dict[str, Any] = said if isinstance(said, dict) else {}
+    found: dict[str, Any] = {key: tuple(rule) if isinstance(rule, list) else rule for key, rule in rules.items() if key in known}
+    return Policy(**found)
+
+
+def _claim(state: State, task: Task, fact: Fact) -> Iterator[str]:
+    """A nomination or verdict, against what the workflow makes of the facts before it."""
+    experiment = state.experiments.get(fact.subject)
+    if experiment is None or experiment.attempt is None:
+        yield "nothing of that experiment was run"
+        return
+    found = expected(state, task, experiment, fact)
+    said, keys = fact.body, FIGURES[fact.kind]
+    if found is None:
+        yield f"says {_word(fact.kind, said)}, but the facts before it call for no {fact.kind}"
+        return
+    keys = (*keys, *(key for key in found if key in said and key not in (*keys, "reasoning", "text")))
+    differs = [key for key in keys if not same(said.get(key), found.get(key))]
+    if differs:
+        figures = ", ".join(f"{key} {_short(said.get(key))} for {_short(found.get(key))}" for key in differs)
+        yield f"says {_word(fact.kind, said)}, but the facts before it give {_word(fact.kind, found)} ({figures})"
+
+
+def expected(state: State, task: Task, experiment: Experiment, fact: Fact) -> dict[str, Any] | None:
+    """The body of the nomination or verdict that the workflow would write now; None when it would write none."""
+    alone = dataclasses.replace(state, experiments={experiment.id: experiment})
+    steps = decide(alone, task, policy(state))
+    for step in steps:
+        if isinstance(step, Write) and (step.kind, step.subject) == (fact.kind, fact.subject):
+            return step.body
+    # A change that cannot be carried to the present trunk ends there, by git's word.
+    attempt = experiment.attempts[-1]
+    asked = experiment.verdict == "improved" and attempt.parent != state.trunk
+    if fact.kind == "verdict" and (asked or any(isinstance(step, Rebase) for step in steps)):
+        return without_comparison(attempt, "inconclusive", [])
+    return None
+
+
+def _promotion(state: State, fact: Fact) -> Iterator[str]:
+    """A step of trunk: the first has no experiment, every other one an `improved` experiment on the trunk before."""
+    name = fact.body["experiment"]
+    if not name:
+        if state.trunks:
+            yield "moves trunk without an experiment"
+        return
+    experiment = state.experiments.get(name)
+    attempt = experiment.attempt if experiment else None
+    if experiment is None or attempt is None:
+        yield f"promotes {clean(name, 40)}, of which nothing was run"
+    elif experiment.verdict != "improved":
+        yield f"promotes {experiment.id}, which is {experiment.status} and not improved"
+    elif (attempt.commit, attempt.parent) != (fact.body["commit"], state.trunk):
+        yield f"promotes {experiment.id}, but not its commit on the trunk before"
+
+
+def _queued(state: State, fact: Fact) -> Iterator[str]:
+    """A baseline run is of a trunk commit; others are of their experiment's attempt, controls and fresh parents of its parent."""
+    body, name, commit = fact.body, fact.body["experiment"], clean(fact.body["commit"], 10)
+    if fact.subject in state.runs:
+        yield "there is a run of that name already"
+    if body["purpose"] == "bank":
+        if body["commit"] not in {step.commit for step in state.trunks}:
+            yield f"a baseline run of {commit}, which never was trunk"
+    elif body["purpose"] in PURPOSES:
+        attempts = state.experiments[name].attempts if name in state.experiments else []
+        attempt = next((one for one in attempts if one.number == body["attempt"]), None)
+        if attempt is None or body["commit"] != (attempt.parent if body["purpose"] in OF_PARENT else attempt.commit):
+            yield f"runs {commit}, which is not what {clean(name, 40)} was submitted as"
+
+
+def same(a: Any, b: Any) -> bool:
+    """Equal as JSON, floats up to TOLERANCE."""
+    if isinstance(a, float) or isinstance(b, float):
+        numbers = isinstance(a, int | float) and isinstance(b, int | float)
+        return numbers and ((math.isnan(a) and math.isnan(b)) or math.isclose(a, b, rel_tol=TOLERANCE))
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return bool(a == b)
+
+
+def _word(kind: str, body: Mapping[str, Any]) -> str:
+    if kind == "verdict":
+        return clean(body.get("verdict"), 20)
+    return "nominated" if body.get("nominated") else "not nominated"
+
+
+def _short(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else clean(value, 60)
+
+
+# Results
+
+
+def _result(run: Run, task: Task, folder: Path) -> Iterator[str]:
+    """A run's result against `result.json` and `score.json` in its folder. What is no evidence may lack both."""
+    if not run.over or run.status in NO_EVIDENCE:
+        return
+    found = read_json(folder / "result.json")
+    if found is None:
+        yield f"{run.id}: " + ("result.json is gone or unreadable" if folder.is_dir() else "its run folder is gone")
+        return
+    if found.get("run") != run.id:
+        yield f"{run.id}: result.json is of {clean(found.get('run'), 40)}"
+        return
+    there = json.loads(json.dumps(as_recorded(run, found), default=str))
+    if there["status"] != run.status:
+        yield f"{run.id}: result.json says {there['status']}, the ledger {run.status}"
+    for what, recorded in (("metric", run.metric), ("account", run.account), ("hashes", run.hashes)):
+        keys = sorted(key for key in {*there[what], *recorded} if not same(there[what].get(key), recorded.get(key)))
+        if keys:
+            told = ", ".join(f"{clean(key, 40)} {_short(there[what].get(key))} for {_short(recorded.get(key))}" for key in keys[:3])
+            yield f"{run.id}: result.json and the ledger differ in {what}: {told}{', ...' if len(keys) > 3 else ''}"
+    if run.status == "ok":
+        yield from _score(run, task, folder)
+
+
+def _score(run: Run, task: Task, folder: Path) -> Iterator[str]:
+    """The metric again from the scorer's own word, where that was kept."""
+    score, target = read_json(folder / "score.json"), task.scale.target
+    if score is None or (target and target.split not in run.splits):  # that split was not shown to the run
+        return
+    try:
+        metric = measure(task, run.splits, score, run.account)
+    except Stopped as stop:
+        yield f"{run.id}: score.json gives no metric ({clean(stop.reason, 120)}), the ledger {run.metric}"
+        return
+    if not same(metric, {split: run.metric.get(split) for split in metric}):
+        yield f"{run.id}: score.json gives {metric}, the ledger {run.metric}"
+
+
+# Snapshots
+
+
+def _snapshots(state: State, repo: Repo) -> Iterator[str]:
+    """Every attempt under its ref in refs/org/exp, and every commit of an attempt or of trunk in the repository."""
+    try:
+        refs = repo.refs("refs/org/exp")
+        commits = {step.commit: f"trunk {step.commit[:10]}" for step in state.trunks}
+        for experiment in state.experiments.values():
+            for attempt in experiment.attempts:
+                ref = f"refs/org/exp/{experiment.id}/{attempt.number}"
+                commits[attempt.commit] = f"{experiment.id}: commit {attempt.commit[:10]}"
+                if ref not in refs:
+                    yield f"{experiment.id}: its snapshot {ref} is gone"
+                elif refs[ref] != attempt.commit:
+                    yield f"{experiment.id}: {ref} is at {refs[ref][:10]}, the ledger says {attempt.commit[:10]}"
+        missing = repo.missing(list(commits))
+        yield from (f"{clean(commits[commit], 80)} is not in the repository" for commit in missing)
+    except GitError as error:
+        yield f"snapshots cannot be looked at: {error}"

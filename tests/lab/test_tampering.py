@@ -1,0 +1,293 @@
+"""What somebody may do to ledger, artefacts and refs behind the laboratory's back, and the line by which `ledger verify` names it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import sqlite3
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from lab import client
+from lab.backup import back_up, folder
+from lab.commands import app
+from lab.executors import local
+from lab.experiment import Policy
+from lab.home import Home
+from lab.laboratory import Laboratory
+from lab.ledger import GENESIS, Ledger, fact_hash
+from lab.records import State, fold
+from lab.requests import Request
+from lab.slots import Slot
+from tests.conftest import until
+from tests.lab.conftest import Bench
+
+pytestmark = pytest.mark.slow  # one real session of a dozen runs, shared by all
+
+POLICY = Policy(confirmation="auto", promotion="auto")
+Row = tuple[int, float, str, str, str, str, str]
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A research repository in which E0001 was found `improved` and promoted, and E0002 crashed."""
+    one = Bench(tmp_path_factory.mktemp("session"))
+    trunk = one.repo.trunk()
+    one.home.settings.write_text("")
+    one.home.task.write_text(one.task.model_dump_json())
+    ledger = Ledger(one.home.ledger, create=True)
+    ledger.append("session", {"protected": one.hashes, "policy": dataclasses.asdict(POLICY)})
+    ledger.append("trunk", {"commit": trunk, "parent": "", "experiment": "", "why": ""}, trunk)
+    lab = Laboratory(one.home, one.task, POLICY, one.repo, [Slot(0, "cpu", None, ""), Slot(1, "cpu", None, "")])
+    worktree = one.home.worktrees / "r1"
+    one.repo.add_worktree("r1", worktree, trunk)
+    model = worktree / "toy" / "model.py"
+    honest = model.read_text()
+
+    def finish(name: str, text: str) -> None:
+        model.write_text(text)
+        lab.take(Request(name, "run", "r1", {"experiment": name}))
+        until(lambda: [lab.step(), lab.runs.start(0.0), lab.state.experiments[name].verdict][2], f"{name} is judged")
+
+    client.propose(one.home, "r1", "a step five times as large arrives", "200 steps of 0.02 are too short", "optimiser")
+    finish("E0001", honest.replace("LR = 0.02", "LR = 0.1"))
+    client.propose(one.home, "r1", "it crashes", "the file does not parse", "other")
+    finish("E0002", honest + "\nraise RuntimeError\n")
+    until(lambda: [lab.step(), lab.runs.start(0.0), not lab.state.open][2], "every run is over")
+    assert lab.state.experiments["E0001"].promoted and lab.state.experiments["E0002"].verdict == "crashed"
+    back_up(one.home, lab.ledger)
+    yield one.home.root
+    for run in one.home.runs.iterdir():
+        local.bury(run)
+
+
+@pytest.fixture
+def home(session: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
+    """A copy of the session, for a test to tamper with."""
+    shutil.copytree(session, tmp_path / "research", symlinks=True)
+    monkeypatch.setenv("ORGCTL_HOME", str(tmp_path / "research"))
+    return Home(tmp_path / "research")
+
+
+def problems() -> list[str]:
+    """The lines of `orgctl ledger verify`."""
+    done = CliRunner().invoke(app, ["ledger", "verify", "--json"])
+    found: list[str] = json.loads(done.stdout)["problems"]
+    assert done.exit_code == (1 if found else 0)
+    return found
+
+
+def state(home: Home) -> State:
+    return fold(Ledger(home.ledger).facts())
+
+
+def raw(home: Home, *statements: str) -> None:
+    """SQL round the laboratory's own code, with the triggers out of the way."""
+    database = sqlite3.connect(home.ledger)
+    for statement in ("DROP TRIGGER facts_no_update", "DROP TRIGGER facts_no_delete", *statements):
+        database.execute(statement)
+    database.commit()
+    database.close()
+
+
+def rewrite(home: Home, change: Callable[[str, str, dict[str, Any]], None], keep: Callable[[Row], bool] = lambda row: True) -> None:
+    """A ledger made anew with a whole chain, after `change` (kind, subject, body) of each fact that is kept."""
+    rows: list[Row] = list(sqlite3.connect(home.ledger).execute("SELECT * FROM facts ORDER BY id"))
+    for name in ("ledger.db", "ledger.db-wal", "ledger.db-shm"):
+        (home.org / name).unlink(missing_ok=True)
+    Ledger(home.ledger, create=True).close()
+    database, previous = sqlite3.connect(home.ledger), GENESIS
+    for number, (_, time, kind, subject, actor, text, _hash) in enumerate(filter(keep, rows), start=1):
+        body = json.loads(text)
+        change(kind, subject, body)
+        text = json.dumps(body, sort_keys=True)
+        previous = fact_hash(previous, time, kind, subject, actor, text)
+        database.execute("INSERT INTO facts VALUES (?,?,?,?,?,?,?)", (number, time, kind, subject, actor, text, previous))
+    database.commit()
+    database.close()
+
+
+def git(home: Home, *args: str) -> str:
+    return subprocess.run(["git", *args], cwd=home.root, text=True, capture_output=True, check=True).stdout.strip()
+
+
+def a_run(home: Home) -> str:
+    """A confirming run of E0001."""
+    return state(home).experiments["E0001"].runs_for("confirm")[0].id
+
+
+def edit(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    value = json.loads(path.read_text())
+    change(value)
+    path.write_text(json.dumps(value))
+
+
+def test_an_honest_session_is_derived_anew_without_a_difference(home: Home) -> None:
+    assert problems() == []
+    kinds = {fact.kind for fact in Ledger(home.ledger).facts()}
+    assert {"nomination", "verdict", "trunk", "result", "attempt"} <= kinds, "there was something to derive"
+    assert "facts: chain whole" in CliRunner().invoke(app, ["ledger", "verify"]).stdout
+
+
+def test_a_fact_inserted_with_a_wrong_hash(home: Home) -> None:
+    last = Ledger(home.ledger).head()[0]
+    database = sqlite3.connect(home.ledger)  # the triggers do not mind an insert
+    database.execute("INSERT INTO facts VALUES (?, 0.0, 'alarm', 'x', 'lab', '{\"text\": \"boo\"}', ?)", (last + 1, "f" * 64))
+    database.commit()
+    assert problems() == [f"fact {last + 1} (alarm x) does not match its hash"]
+
+
+def test_a_verdict_claimed_by_a_stranger(home: Home) -> None:
+    body = {**dict.fromkeys(("low", "high", "p", "n", "m", "sigma")), "attempt": 1, "verdict": "improved", "effect": -1.0, "reasoning": []}
+    fact = Ledger(home.ledger).append("verdict", body, "E0002", "r1")
+    assert problems() == [
+        f"fact {fact.id} (verdict E0002) was written by r1: only the laboratory writes those",
+        f"fact {fact.id} (verdict E0002): says improved, but the facts before it call for no verdict",
+    ]
+
+
+def test_a_verdict_claimed_in_the_laboratorys_name(home: Home) -> None:
+    ledger = Ledger(home.ledger)
+    proposal = ledger.facts(kind="proposal")[0].body
+    ledger.append("proposal", proposal, "E0003", "r1")
+    ledger.append("verdict", {"attempt": 1, "verdict": "improved", "effect": -1.0, "reasoning": []}, "E0003")
+    assert problems() == [f"fact {ledger.head()[0]} (verdict E0003): nothing of that experiment was run"]
+
+
+def test_a_promotion_of_what_is_not_improved(home: Home) -> None:
+    now = state(home)
+    commit = now.experiments["E0002"].attempts[-1].commit
+    body = {"commit": commit, "parent": now.trunk, "experiment": "E0002", "why": "promoted by lab"}
+    fact = Ledger(home.ledger).append("trunk", body, commit)
+    assert problems() == [f"fact {fact.id} (trunk {commit}): promotes E0002, which is crashed and not improved"]
+
+
+def test_a_second_result_of_a_run(home: Home) -> None:
+    name, ledger = a_run(home), Ledger(home.ledger)
+    before = ledger.facts(kind="result", subject=name)[0].body
+    fact = ledger.append("result", {**before, "metric": {"search": 0.0, "audit": 0.0}}, name)
+    assert problems() == [f"fact {fact.id} (result {name}): it had ended already"]
+    assert state(home).runs[name].metric == before["metric"], "and it counts for nothing"
+
+
+def test_facts_that_nobody_can_read_are_named_and_stop_no_reader(home: Home) -> None:
+    ledger = Ledger(home.ledger)
+    ledger.append("result", {"status": ["ok"]}, "R9999", "r1")
+    ledger.append("proposal", {"agent": "r1"}, "E0009", "r1")
+    ledger.append("verdict", {"attempt": 1, "verdict": "improved", "effect": "huge"}, "E0002", "r1")
+    database = sqlite3.connect(home.ledger)
+    database.execute(f"INSERT INTO facts VALUES ({ledger.head()[0] + 1}, 0.0, 'verdict', 'E0001', 'lab', '[not json', 'x')")
+    database.commit()
+    found = problems()
+    assert any("(result R9999): there is no such run" in line for line in found)
+    assert any("(proposal E0009) is malformed" in line for line in found)
+    assert any("(verdict E0002) is malformed" in line for line in found)
+    assert any("(verdict E0001) does not match its hash" in line for line in found)
+    for command in (["list"], ["show", "E0002"], ["list", "--json"]):
+        assert CliRunner().invoke(app, ["exp", *command]).exit_code == 0
+
+
+def test_a_fact_changed_behind_the_triggers(home: Home) -> None:
+    raw(home, "UPDATE facts SET body = replace(body, '\"improved\"', '\"neutral\"') WHERE kind = 'verdict' AND subject = 'E0001'")
+    number = Ledger(home.ledger).facts(kind="verdict")[0].id
+    found = problems()
+    assert f"fact {number} (verdict E0001) does not match its hash" in found
+    assert any(line.startswith("the ledger's trigger facts_no_update is gone") for line in found)
+    assert any(line.startswith(f"fact {number} (verdict E0001): says neutral, but the facts before it give improved") for line in found)
+
+
+def test_a_ledger_that_was_cut(home: Home) -> None:
+    raw(home, "DELETE FROM facts WHERE id > 20")
+    number = json.loads((folder(home) / "head.json").read_text())["fact"]
+    assert f"the ledger was cut: it ends at fact 20, but fact {number} was copied to .git/orgctl/head.json" in problems()
+
+
+def flatter(kind: str, subject: str, body: dict[str, Any]) -> None:
+    if kind == "verdict" and subject == "E0001":
+        body["effect"], body["low"], body["high"] = (2 * body[key] for key in ("effect", "low", "high"))
+
+
+def test_a_ledger_rewritten_whole_with_a_larger_effect(home: Home) -> None:
+    number = Ledger(home.ledger).facts(kind="verdict")[0].id
+    rewrite(home, flatter)
+    found = problems()
+    assert Ledger(home.ledger).verify() == [], "its chain is whole"
+    assert any(line.startswith("the ledger was rewritten: fact ") for line in found)
+    (line,) = (line for line in found if line.startswith(f"fact {number} "))
+    assert "(verdict E0001): says improved, but the facts before it give improved (effect " in line
+    (folder(home) / "head.json").unlink()
+    assert problems() == [line], "also without the copied head"
+
+
+def test_a_better_metric_in_a_ledger_rewritten_whole(home: Home) -> None:
+    name = a_run(home)
+
+    def better(kind: str, subject: str, body: dict[str, Any]) -> None:
+        if kind == "result" and subject == name:
+            body["metric"]["audit"] -= 0.01
+
+    rewrite(home, better)
+    found = problems()
+    assert any(line.startswith(f"{name}: result.json and the ledger differ in metric: audit ") for line in found)
+    assert any(line.startswith(f"{name}: score.json gives ") for line in found)
+    assert any("(verdict E0001): says improved, but the facts before it give improved (effect" in line for line in found)
+
+
+def test_a_bad_run_left_out_of_a_ledger_rewritten_whole(home: Home) -> None:
+    name = a_run(home)
+    rewrite(home, lambda *_: None, keep=lambda row: row[3] != name)
+    assert any("(verdict E0001): says improved, but the facts before it call for no verdict" in line for line in problems())
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (lambda found: found["metric"].update(audit=0.5), "result.json and the ledger differ in metric: audit 0.5 for"),
+        (lambda found: found["account"].update(flops=1.0), "result.json and the ledger differ in account: flops 1 for"),
+        (lambda found: found["hashes"].update(torch="9"), "result.json and the ledger differ in hashes: torch 9 for"),
+        (lambda found: found.update(status="crashed"), "result.json says crashed, the ledger ok"),
+        (lambda found: found.update(run="R0001"), "result.json is of R0001"),
+    ],
+)
+def test_a_result_edited_afterwards(home: Home, change: Callable[[dict[str, Any]], None], line: str) -> None:
+    name = a_run(home)
+    edit(home.runs / name / "result.json", change)
+    (found,) = problems()
+    assert found.startswith(f"{name}: {line}")
+
+
+def test_a_score_edited_afterwards(home: Home) -> None:
+    name = a_run(home)
+    edit(home.runs / name / "score.json", lambda found: found["metric"].update(audit=0.0))
+    (found,) = problems()
+    assert found.startswith(f"{name}: score.json gives {{'search': ")
+
+
+def test_a_result_that_is_gone_and_a_run_folder_that_is_gone(home: Home) -> None:
+    name, other = "R0001", a_run(home)
+    shutil.rmtree(home.runs / name)
+    (home.runs / other / "result.json").unlink()
+    assert problems() == [f"{name}: its run folder is gone", f"{other}: result.json is gone or unreadable"]
+
+
+def test_a_moved_and_a_deleted_snapshot(home: Home) -> None:
+    now = state(home)
+    first, second = (now.experiments[name].attempts[-1].commit for name in ("E0001", "E0002"))
+    git(home, "update-ref", "refs/org/exp/E0001/1", second)
+    git(home, "update-ref", "-d", "refs/org/exp/E0002/1")
+    assert problems() == [
+        f"E0001: refs/org/exp/E0001/1 is at {second[:10]}, the ledger says {first[:10]}",
+        "E0002: its snapshot refs/org/exp/E0002/1 is gone",
+    ]
+
+
+def test_a_snapshot_whose_commit_is_gone(home: Home) -> None:
+    commit = state(home).experiments["E0002"].attempts[-1].commit
+    (home.root / ".git" / "objects" / commit[:2] / commit[2:]).unlink()
+    assert f"E0002: commit {commit[:10]} is not in the repository" in problems()
