@@ -68,6 +68,8 @@ WITHOUT: dict[str, list[Patch]] = {
     "Muon (AdamW at .002)": [(OPTIM, MUON, "[AdamW(parameters, 0.002) for parameters in matrices.values()]")],
     "Muon (AdamW at .005)": [(OPTIM, MUON, "[AdamW(parameters, 0.005) for parameters in matrices.values()]")],
     "Muon (AdamW at .01)": [(OPTIM, MUON, "[AdamW(parameters, 0.01) for parameters in matrices.values()]")],
+    "Muon (AdamW at .02)": [(OPTIM, MUON, "[AdamW(parameters, 0.02) for parameters in matrices.values()]")],
+    "Muon (AdamW at .04)": [(OPTIM, MUON, "[AdamW(parameters, 0.04) for parameters in matrices.values()]")],
     "a rate of its own for the embedding (the head's)": [(OPTIM, "EMBEDDING_LR = 0.2", "EMBEDDING_LR = 0.004")],
     "small head at the start (as the inner matrices)": [(GPT, "UNEMBED_STD = 0.001", "UNEMBED_STD = 0.1")],
     "norm of the stream": [(GPT, "return F.rms_norm(x, (x.size(-1),))", "return x")],
