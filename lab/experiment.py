@@ -11,7 +11,7 @@ import statistics
 from dataclasses import dataclass
 from typing import Any
 
-from lab import claims, verdict
+from lab import claims, frontier, verdict
 from lab.cost import cost
 from lab.flags import drift
 from lab.records import BANK, NO_EVIDENCE, Attempt, Bank, Experiment, Run, State, bank_of
@@ -88,10 +88,16 @@ def decide(state: State, task: Task, policy: Policy) -> list[Step]:
         if attempt is None or experiment.promoted or experiment.withdrawn is not None:
             continue
         if attempt.verdict is None:
-            steps += _judge(state, task, policy, experiment, attempt)
+            mine = _judge(state, task, policy, experiment, attempt)
+            steps += [step for step in mine if not (_shared(step) and step in steps)]
         elif attempt.verdict["verdict"] == "improved" and policy.promotion == "auto" and _not_after(state, experiment):
             steps.append(Rebase(experiment.id) if attempt.parent != state.trunk else Promote(experiment.id))
     return steps
+
+
+def _shared(step: Step) -> bool:
+    """Is it asked for once, however many ideas wait for it?"""
+    return isinstance(step, Queue) and step.purpose == "frontier"
 
 
 def _not_after(state: State, experiment: Experiment) -> bool:
@@ -207,6 +213,7 @@ def _nominate(bank: Bank | None, task: Task, experiment: Experiment, attempt: At
         "n": 1,
         "m": len(values),
         "sigma": sigma,
+        **frontier.Gain().facts(),
         "reasoning": [
             f"one run at {effect:+.4f} {task.metric.unit} ({-sigmas:+.1f} sigma of the bank, {sigma:.4f}) "
             f"against {statistics.fmean(values):.4f}",
@@ -231,6 +238,7 @@ def _failed(experiment: Experiment, attempt: Attempt, run: Run) -> Step:
 def without_comparison(attempt: Attempt, word: str, reasoning: list[str]) -> dict[str, Any]:
     """Body of a verdict that rests on no comparison; figures of an earlier verdict on the same attempt are kept."""
     figures: dict[str, Any] = {"effect": None, "low": None, "high": None, "p": None, "n": 0, "m": 0, "sigma": None}
+    figures |= frontier.Gain().facts()
     if attempt.verdict:
         figures = {key: attempt.verdict.get(key) for key in figures}
         reasoning = [*reasoning, f"before that, on {attempt.parent[:8]}: {attempt.verdict['verdict']}"]
@@ -272,17 +280,17 @@ def _confirm(
         return [_undecided(experiment, attempt, "neither its FLOPs nor its seconds can be compared with the bank's")]
     minimize = task.metric.direction == "minimize"
     values, baseline = [run.metric["audit"] for run in done], bank.values("audit")
-    controls = experiment.runs_for("control")
-    control = [run.metric["audit"] for run in controls if run.status == "ok" and run.machine == done[0].machine]
-    believed = verdict.beats(values, baseline, minimize=minimize, stages=policy.stages)
-    if charged.control and believed and len(control) < policy.bank:
-        broken = [run for run in controls if run.status in ("crashed", "invalid", "timeout")]
-        if len(broken) >= BANK_FAILURES:
-            return [
-                _undecided(experiment, attempt, f"the control at {charged.control:.2f}x the budget fails: {broken[-1].reason}")
-            ]
-        missing = policy.bank - len([run for run in controls if run.status in ("ok", "queued", "running")])
-        return [Queue("control", attempt.parent, experiment.id, attempt.number, "lab", budget_factor=charged.control)] * missing
+    control = [run.metric["audit"] for run in experiment.runs_for("control") if run.status == "ok" and run.machine == done[0].machine]
+    dear = charged.control if verdict.beats(values, baseline, minimize=minimize, stages=policy.stages) else None
+    if dear and (factors := frontier.missing(state, task, attempt.parent, policy.bank)):
+        return [Queue("frontier", attempt.parent, budget_factor=factor) for factor in factors]
+    if dear and frontier.pending(state, task, attempt.parent):
+        return []
+    curve = frontier.measured(state, task, bank, charged.kind)
+    beside = curve.difference(values, charged.ratio, minimize) if curve and charged.ratio else None
+    bought = beside if dear and frontier.bought(beside, minimize) else None
+    if dear and not bought and len(control) < policy.bank:
+        return _controls(policy, experiment, attempt, dear)
     judgement = verdict.judge(
         values,
         baseline,
@@ -292,13 +300,18 @@ def _confirm(
         compared_with=f"bank of {attempt.parent[:8]} (n {len(baseline)}), split audit",
         control=control or None,
         cost_ratio=charged.control,
+        bought=bought,
         ties=bool(task.scale.target),
     )
     if judgement is None:
         fresh = policy.stages[policy.stages.index(stage) + 1] - len(runs)
-        beside = interleaved(sum(run.status == "ok" or not run.over for run in bank.runs), fresh)
-        baselines: list[Step] = [Queue("bank", attempt.parent, splits=BOTH)] * beside
+        others = interleaved(sum(run.status == "ok" or not run.over for run in bank.runs), fresh)
+        baselines: list[Step] = [Queue("bank", attempt.parent, splits=BOTH)] * others
         return [step for pair in itertools.zip_longest(baselines, [mine] * fresh) for step in pair if step]
+    gain = frontier.unmeasured(state, task, attempt.parent) if dear else frontier.Gain()
+    if curve and charged.ratio:
+        gain = curve.gain(values, charged.ratio, minimize)
+    equal, by = (verdict.welch(values, control, minimize=minimize), "its control") if len(control) > 1 else (beside, "the frontier")
     body = {
         "attempt": attempt.number,
         "verdict": judgement.verdict,
@@ -309,10 +322,23 @@ def _confirm(
         "n": judgement.n,
         "m": judgement.m,
         "sigma": judgement.sigma,
-        "reasoning": [*judgement.reasoning, charged.said, *_flagged(done)],
+        **gain.facts(),
+        "reasoning": [
+            *judgement.reasoning, charged.said, *frontier.lines(curve, gain, charged.ratio, equal, by), *_flagged(done)
+        ],
         "cost_ratio": charged.ratio,
     }
     return [Write("verdict", experiment.id, body)]
+
+
+def _controls(policy: Policy, experiment: Experiment, attempt: Attempt, factor: float) -> list[Step]:
+    """The runs of its parent on `factor` times the budget that an idea's control still lacks; undecided where they fail."""
+    runs = experiment.runs_for("control")
+    broken = [run for run in runs if run.status in ("crashed", "invalid", "timeout")]
+    if len(broken) >= BANK_FAILURES:
+        return [_undecided(experiment, attempt, f"the control at {factor:.6g}x the budget fails: {broken[-1].reason}")]
+    missing = policy.bank - len([run for run in runs if run.status in ("ok", "queued", "running")])
+    return [Queue("control", attempt.parent, experiment.id, attempt.number, "lab", budget_factor=factor)] * missing
 
 
 def interleaved(have: int, fresh: int) -> int:

@@ -25,6 +25,7 @@ KINDS = {
     "nominate": ("first run", "o", "#56b4e9", 26),
     "confirm": ("confirmation", "D", "#e69f00", 24),
     "control": ("cost control", "P", "#cc79a7", 54),
+    "frontier": ("trunk's frontier", "X", "#f0e442", 54),
     "parent": ("parent again", "v", "#009e73", 30),
 }
 """Purpose -> label, marker, colour (Okabe and Ito's colour-blind-safe set), size. Shapes differ too, for grey print."""

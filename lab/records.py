@@ -4,7 +4,7 @@ Called by everyone who asks "what is believed?": the workflow, the queue, the bo
 stored; fold the same facts twice and get the same state. `View` keeps a fold up to date with a growing ledger, and the
 state keeps indexes (open runs, banks), so that a look costs the same with ten runs and with thirty thousand.
 
-Fact kinds (body keys in brackets); a baseline bank and a control are runs of that purpose, a promotion is a trunk fact:
+Fact kinds (body keys in brackets); a baseline bank, a control and a frontier are runs of that purpose, a promotion is a trunk fact:
   session     [task, scale, org_hash, hashes, device, design, program, policy, up, stopped]   subject "" (several; later keys win)
   trunk       [commit, parent, experiment, why]                    subject = commit (a promotion names its experiment)
   proposal    [agent, hypothesis, mechanism, family, direction, min_effect, held_constant, params, base, again]   subject E0001
@@ -15,7 +15,7 @@ Fact kinds (body keys in brackets); a baseline bank and a control are runs of th
   result      [status, reason, metric, account, hashes, log_tail, ended, flags, unsealed]   subject R....
   nomination  [attempt, nominated, value, bank_mean, bank_sigma, text]     subject E....
   confirm     [attempt]  (somebody ordered confirmation)           subject E....
-  verdict     [attempt, verdict, effect, low, high, n, m, p, reasoning]    subject E....
+  verdict     [attempt, verdict, effect, low, high, n, m, p, reasoning, ceg, ceg_low, ceg_high]    subject E....
   withdrawn   [why]                                                subject E....
   review      [finding, text]  anybody's opinion; changes no verdict   subject E....
   agent       [what, ...] started, restarted, stopped, gave_up     subject = agent name
@@ -36,11 +36,14 @@ from typing import Any
 
 from lab.ledger import Fact, Ledger
 
-PURPOSES = ("bank", "confirm", "control", "parent", "nominate")
-"""In the order in which the queue serves them (confirm and control share a rank, and so do baselines for a bank that is full).
+PURPOSES = ("bank", "confirm", "control", "frontier", "parent", "nominate")
+"""In the order in which the queue serves them (confirm, control and frontier share a rank, and so do baselines for a bank that is
+full). `frontier`: trunk on half and twice its budget, for all ideas that cost more than it (`lab.frontier`).
 `parent`: the parent of a promoted idea once more, on fresh seeds, for the effect that is reported (`lab.claims`)."""
 BANK = 8
 """Runs of a baseline bank before anything is compared with it, where the session does not say."""
+OTHER_BUDGETS = ("control", "frontier")
+"""Runs whose budget differs on purpose: they say nothing about the environment of the others."""
 NO_EVIDENCE = ("killed", "lost")
 """Ends of a run that say nothing about the candidate."""
 COMPARED = ("corpus", "tokenizer", "protected", "task", "torch", "python", "driver")
@@ -97,8 +100,7 @@ class Run:
 
     @property
     def environment(self) -> tuple[Any, ...]:
-        """(machine, kind and amount of the budget): runs of different ones are not compared, save a control, whose budget
-        differs on purpose."""
+        """(machine, kind and amount of the budget): runs of different ones are not compared, save those of OTHER_BUDGETS."""
         return (self.machine, self.budget.get("kind"), self.budget.get("amount"))
 
     @property
@@ -267,7 +269,7 @@ class State:
     up: list[tuple[float, float | None]] = field(default_factory=list)
     """(since, until) of the times in which the organisation was up; until is None while it is."""
     environment: tuple[Any, ...] | None = None
-    """Of the newest run that ended well, controls apart."""
+    """Of the newest run that ended well, but for those on other budgets."""
     unsealed: str = ""
     """Why held-out text is within reach of training here, as the newest run that was looked at says; "" when it is not."""
     open: dict[str, Run] = field(default_factory=dict)
@@ -382,7 +384,7 @@ class State:
             self.unsealed = run.unsealed
         if run.purpose == "bank":
             self.banked |= metric.keys()
-        if run.status == "ok" and run.purpose != "control":
+        if run.status == "ok" and run.purpose not in OTHER_BUDGETS:
             self.environment = run.environment
 
     @staticmethod

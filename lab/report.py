@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lab import claims, plot, verdict
+from lab import claims, frontier, plot, verdict
 from lab.errors import UserError
 from lab.files import write_atomic
 from lab.home import Home
@@ -330,15 +330,16 @@ def _claims(state: State, task: Task, steps: Sequence[Level]) -> list[str]:
         rows.append((
             experiment.id, md(experiment.agent, 40), md(plot.what(experiment, 50), 60), md(outcome(experiment)),
             _number(judged.get("effect"), digits, True), f"{p:.2g}", "yes" if survives else "no",
-            after if experiment.promoted else "–",
+            _number(judged.get("cost_ratio"), 4), frontier.brief(judged) or "–", after if experiment.promoted else "–",
         ))
     kept = sum(survives for _, _, survives in found)
     unit = md(task.metric.unit)
     head = ("", "agent", "what", "outcome", f"effect when judged ({unit})", "p", f"survives at q = {claims.RATE:g}",
-            "reported effect (95 % interval)")
+            "cost", "CEG (95 % interval)", "reported effect (95 % interval)")
     said = (
         f"{kept} of {len(found)} claims survive Benjamini and Hochberg at q = {claims.RATE:g}: of the claims called surviving that share"
-        " may be false. p is one-sided, of the latest verdict."
+        " may be false. p is one-sided, of the latest verdict. Cost is that of the parent's bank times so much, of what decides (FLOPs or"
+        " seconds); CEG is the cost at which trunk gets as far over the idea's own, where trunk's frontier was measured and reaches it."
     )
     return [said, "", *_table(head, rows)]
 

@@ -33,6 +33,8 @@ FIGURES = {
     "verdict": ("verdict", "effect", "low", "high", "p", "n", "m", "sigma"),
 }
 """What must come out the same; wording is left to the version that wrote it."""
+OF_TRUNK = ("bank", "frontier")
+"""Purposes of runs of a trunk commit, for no experiment."""
 OF_PARENT = ("control", "parent")
 """Purposes of runs of the parent of what was submitted."""
 TOLERANCE = 1e-9
@@ -147,11 +149,12 @@ def _promotion(state: State, fact: Fact) -> Iterator[str]:
 
 
 def _queued(state: State, fact: Fact) -> Iterator[str]:
-    """A baseline run is of a trunk commit; others are of their experiment's attempt, controls and fresh parents of its parent."""
+    """A run for a bank or a frontier is of a trunk commit; others are of their experiment's attempt, controls and fresh parents of
+    its parent."""
     body, name, commit = fact.body, fact.body["experiment"], clean(fact.body["commit"], 10)
     if fact.subject in state.runs:
         yield "there is a run of that name already"
-    if body["purpose"] == "bank":
+    if body["purpose"] in OF_TRUNK:
         if body["commit"] not in {step.commit for step in state.trunks}:
             yield f"a baseline run of {commit}, which never was trunk"
     elif body["purpose"] in PURPOSES:
