@@ -40,7 +40,8 @@ def measure(task: spec.Task, data: Path, name: str, factor: float, seed: int) ->
         found = score(task, work, data, seed, ("audit",), subprocess.DEVNULL)
         if found["status"] != "ok":
             raise SystemExit(f"{name} at {factor:g}x, seed {seed}: {found['reason']}")
-        return {"name": name, "factor": factor, "seed": seed, "audit": found["metric"]["audit"], "flops": counts["flops"], "seconds": seconds}
+        spent = {"flops": counts["flops"], "seconds": seconds}
+        return {"name": name, "factor": factor, "seed": seed, "audit": found["metric"]["audit"], **spent}
 
 
 def main() -> None:

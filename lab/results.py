@@ -18,7 +18,7 @@ SPLITS = ("search", "audit", "locked")
 ACCOUNT = (
     "tokens", "steps", "flops", "flops_per_token", "params", "train_seconds", "score_seconds", "wall_seconds",
     "startup_seconds", "data_wait_seconds", "peak_memory_bytes", "peak_device_memory_bytes", "score_memory_bytes",
-    "checkpoint_bytes", "source_bytes", "flops_unknown", "tokens_per_second", "threads", "host_load",
+    "checkpoint_bytes", "source_bytes", "flops_unknown", "tokens_per_second", "threads", "host_load", "clock_mhz",
 )
 HASHES = ("corpus", "tokenizer", "protected", "torch", "python")
 """What must be equal for two runs to be compared: content hashes, and versions."""

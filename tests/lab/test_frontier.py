@@ -143,7 +143,7 @@ def test_a_wider_model_gains_at_equal_tokens_loses_at_equal_flops_and_is_bought_
     assert body["ceg"] < 0.8 and body["ceg_low"] < body["ceg"] < body["ceg_high"] < 1
     text = "\n".join(body["reasoning"])
     assert "against trunk's frontier at 1.62x the cost effect +0.1" in text and "worse than what the same cost buys" in text
-    assert "decided at equal FLOPs: 1.62x the bank's" in text and "CEG 0.7" in text
+    assert "decided at equal FLOPs: 1.62x the bank's" in text and "CEG 0.69" in text
 
 
 def test_a_real_improvement_that_costs_some_per_cent_more_is_improved_with_its_gain(story: Story) -> None:
@@ -171,7 +171,8 @@ def test_beyond_twice_the_cost_the_control_decides_and_the_gain_is_undefined_wit
     body, asked = judged(story, effect=-0.30, ratio=2.4, control=2.25)
     assert body["verdict"] == "improved" and asked.count("control") == 8
     assert (body["ceg"], body["ceg_low"], body["ceg_high"]) == (None, None, None)
-    assert "CEG undefined: 2.1" in "\n".join(body["reasoning"]) and "at equal cost, its control, effect -0.0" in "\n".join(body["reasoning"])
+    text = "\n".join(body["reasoning"])
+    assert "CEG undefined: 2.1" in text and "at equal cost, its control, effect -0.0" in text
 
 
 def test_an_idea_that_costs_no_more_asks_for_no_frontier_and_takes_its_gain_from_one_that_is_there(story: Story) -> None:
@@ -215,7 +216,8 @@ def test_a_frontier_that_fails_is_given_up_and_the_control_decides(story: Story)
         story.run("control", "t0", name, factor=1.1, audit=value)
     (step,) = story.next()
     assert step.body["verdict"] == "improved" and step.body["ceg"] is None
-    assert "CEG undefined: trunk fails at 2x its budget (why); at equal cost, its control, effect -0.04" in "\n".join(step.body["reasoning"])
+    said = "CEG undefined: trunk fails at 2x its budget (why); at equal cost, its control, effect -0.04"
+    assert said in "\n".join(step.body["reasoning"])
 
 
 def test_runs_of_the_frontier_from_another_machine_do_not_count_and_do_not_make_the_bank_another(story: Story) -> None:

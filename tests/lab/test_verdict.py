@@ -167,7 +167,7 @@ def test_a_diverged_run_is_judged_and_one_beyond_arithmetic_is_refused() -> None
 
 
 def test_what_costs_more_must_beat_a_control_that_spends_as_much() -> None:
-    assert verdict.needs_control(1.08) and verdict.needs_control(1.00001) and not verdict.needs_control(1 + 1e-9) and not verdict.needs_control(None)
+    assert [verdict.needs_control(ratio) for ratio in (1.08, 1.00001, 1 + 1e-9, None)] == [True, True, False, False]
     assert verdict.beats(CLEAR, BANK, minimize=True) and not verdict.beats(CLEAR[:2], BANK, minimize=True)
     assert judge(CLEAR, cost_ratio=1.08) is None, "undecided until the control has run"
     found = judge(CLEAR, cost_ratio=1.08, control=[2.401, 2.395, 2.408, 2.399, 2.391])
