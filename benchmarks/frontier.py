@@ -1,6 +1,6 @@
 """What does trunk buy for more compute, and what is left of an idea that spends it? Prints the frontier and two ideas against it.
 
-python benchmarks/frontier.py --record frontier.jsonl          the cpu scale of nanochat, 42 runs
+python benchmarks/frontier.py --record frontier.jsonl          the cpu scale of nanochat, 32 runs
 
 Trunk is the shipped source without its value embeddings. The ideas: put them back (their gates cost a little), and widen the model by
 half. Every number comes from whole runs, started the way the laboratory starts them; runs that are in the record are not done again.
@@ -15,12 +15,15 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.ingredients import GPT, Patch, patched
 from benchmarks.noise import command, environment, lay, score, train
+from lab import frontier, verdict
+from lab.frontier import FACTORS, Frontier
 from tasks import spec
 
 TRUNK: list[Patch] = [(GPT, "VALUE_EMBEDDINGS = True", "VALUE_EMBEDDINGS = False")]
@@ -71,9 +74,25 @@ def main() -> None:
                 found.append(made)
             return found[:count]
 
-        trunk = {factor: runs("trunk", factor, args.seeds if factor == 1 else args.seeds // 2) for factor in (1, 0.5, 2)}
+        trunk = {factor: runs("trunk", factor, args.seeds if factor == 1 else args.seeds // 2) for factor in (1, *FACTORS)}
         ideas = {name: runs(name, 1, args.seeds) for name in SOURCES if name != "trunk"}
-        print({name: found[0]["flops"] / trunk[1][0]["flops"] for name, found in ideas.items()}, len(trunk))
+        show(trunk, ideas)
+
+
+def show(trunk: dict[float, list[dict[str, Any]]], ideas: dict[str, list[dict[str, Any]]]) -> None:
+    """The curve, and each idea against the bank, against the curve at its cost, and its gain."""
+    cost = {factor: fmean(one["flops"] for one in found) / fmean(one["flops"] for one in trunk[1]) for factor, found in trunk.items()}
+    values = {factor: [one["audit"] for one in found] for factor, found in trunk.items()}
+    curve = Frontier(tuple((cost[factor], verdict.moments(values[factor], "trunk")) for factor in sorted(trunk)))
+    print("\n| FLOPs | audit | sigma | n |\n| --- | --- | --- | --- |")
+    for spent, found in curve.points:
+        print(f"| {spent:.3f}x | {found.mean:.4f} | {found.variance**0.5:.4f} | {found.n} |")
+    print("\n| idea | FLOPs | against the bank | against trunk at its FLOPs | CEG |\n| --- | --- | --- | --- | --- |")
+    for name, runs in ideas.items():
+        mine, spent = [one["audit"] for one in runs], fmean(one["flops"] for one in runs) / fmean(one["flops"] for one in trunk[1])
+        plain, equal, gain = verdict.welch(mine, values[1]), curve.difference(mine, spent, True), curve.gain(mine, spent, True)
+        cells = [f"{test.effect:+.3f} ({test.low:+.3f} to {test.high:+.3f})" if test else "beyond it" for test in (plain, equal)]
+        print(f"| {name} | {spent:.4f}x | {cells[0]} | {cells[1]} | {frontier.brief(gain.facts()) or gain.why} |")
 
 
 if __name__ == "__main__":

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import math
 import random
+import time
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lab import frontier, verdict
+from lab import client, frontier, verdict
+from lab.experiment import Policy
 from lab.frontier import Frontier
-from lab.records import Run
+from lab.laboratory import Laboratory
+from lab.ledger import Ledger
+from lab.requests import Request
+from lab.slots import Slot
+from tests.conftest import until
+from tests.lab.conftest import Bench
 from tests.lab.test_experiment import Story, confirmed, nominated
 
 SIGMA = 0.0077
@@ -225,5 +234,49 @@ def test_runs_of_the_frontier_from_another_machine_do_not_count_and_do_not_make_
     confirmed(story, name, flops=1.5e9)
     story.frontier(2.50, 2.41, hashes={"torch": "another"})
     assert [step.purpose for step in story.next()] == ["frontier"] * 8
-    assert isinstance(next(iter(story.state.runs.values())), Run) and story.state.environment is not None
-    assert story.state.environment[2] == 1000, "the budget of the bank"
+    assert story.state.environment is not None and story.state.environment[2] == 1000, "the budget of the bank"
+
+
+@pytest.mark.slow
+def test_on_real_runs_width_alone_is_bought_and_a_larger_step_that_comes_with_a_little_width_is_improved(
+    bench: Callable[..., Bench],
+) -> None:
+    """The toy task, whose WIDTH costs FLOPs in proportion: 8 units gain at equal tokens and lose to trunk given as many FLOPs."""
+    one = bench()
+    trunk = one.repo.trunk()
+    ledger = Ledger(one.home.ledger, create=True)
+    ledger.append("session", {"protected": one.hashes, "bank": 8})
+    ledger.append("trunk", {"commit": trunk, "parent": "", "experiment": "", "why": ""}, trunk)
+    slots = [Slot(0, "cpu", None, ""), Slot(1, "cpu", None, "")]
+    lab = Laboratory(one.home, one.task, Policy(bank=8, stages=(8,), confirmation="auto"), one.repo, slots)
+
+    def turn(agent: str, **constants: float) -> dict[str, Any]:
+        """An idea that sets these constants, through the laboratory to its verdict."""
+        worktree = one.home.worktrees / agent
+        one.repo.add_worktree(agent, worktree, trunk)
+        model = worktree / "toy" / "model.py"
+        lines = model.read_text().splitlines()
+        changed = [next((f"{name} = {value}" for name, value in constants.items() if line.startswith(f"{name} =")), line) for line in lines]
+        model.write_text("\n".join(changed) + "\n")
+        name = client.propose(one.home, agent, "it helps", "it does")
+        lab.take(Request("1", "run", agent, {"experiment": name}))
+
+        def judged() -> bool:
+            lab.refresh()
+            lab.step()
+            lab.runs.start(time.time())
+            return lab.state.experiments[name].verdict is not None
+
+        until(judged, f"a verdict on {constants}", 120)
+        body = lab.state.experiments[name].attempts[-1].verdict
+        assert body is not None
+        return body
+
+    wide = turn("r1", WIDTH=8, LR=0.023)
+    assert (wide["verdict"], wide["cost_ratio"]) == ("bought", pytest.approx(25 / 13)), wide["reasoning"]
+    assert wide["high"] < 0 and wide["ceg_high"] < 1, wide["reasoning"]
+    good = turn("r2", WIDTH=5, LR=0.036)
+    assert (good["verdict"], good["cost_ratio"]) == ("improved", pytest.approx(16 / 13)), good["reasoning"]
+    assert good["ceg_low"] > 1, good["reasoning"]
+    counted = Counter(run.purpose for run in lab.state.runs.values())
+    assert (counted["bank"], counted["frontier"]) == (8, 8), "one frontier for both"
