@@ -72,17 +72,23 @@ class Frontier:
         like `welch`.
         """
         mine, sign = moments(values, "candidate"), -1.0 if minimize else 1.0
+        helped, doubt, df = _combine(self._parts([-1.0, 0.0, 1.0]))
+        if sign * helped <= _quantile(df) * doubt:
+            return Gain(why=f"more compute does not visibly help trunk: {helped:+.3g} ± {_quantile(df) * doubt:.3g} {self._range}")
         place = self._place(mine.mean, sign)
-        where = f"what trunk reaches at {self.reach[0]:.2g}x to {self.reach[1]:.2g}x of its cost"
         if place is None or not math.log(self.reach[0]) <= place <= math.log(self.reach[1]):
-            return Gain(why=f"{mine.mean:.4g} lies outside of {where}")
+            return Gain(why=f"{mine.mean:.4g} lies outside of what trunk reaches {self._range}")
         weights, slopes = self._weights(place)
         slope, doubt, df = _combine(self._parts(slopes))
         if sign * slope <= _quantile(df) * doubt:
-            return Gain(why=f"more compute does not visibly help trunk there: {slope:+.3g} ± {_quantile(df) * doubt:.3g} an e-fold")
+            return Gain(why=f"there the curve may be flat: slope {slope:+.3g} ± {_quantile(df) * doubt:.3g} an e-fold of cost")
         _, error, df = _combine([(1.0, mine), *self._parts(weights, -1.0)])
         log_ceg, reach = place - math.log(spent), _quantile(df) * error / abs(slope)
         return Gain(math.exp(log_ceg), math.exp(log_ceg - reach), math.exp(log_ceg + reach))
+
+    @property
+    def _range(self) -> str:
+        return f"from {self.reach[0]:.3g}x to {self.reach[1]:.3g}x of its cost"
 
     def said(self) -> str:
         """Costs and numbers of runs."""

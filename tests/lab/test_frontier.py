@@ -102,7 +102,10 @@ def test_a_metric_that_trunk_does_not_reach_and_a_flat_curve_leave_the_gain_unde
     chance = random.Random(1)
     flat = Frontier(tuple((x, verdict.moments(sample(chance, 2.0 - 0.001 * x, 4), "x")) for x in (0.5, 1.0, 2.0)))
     gain = flat.gain([2.0, 2.0001, 1.9999], 1.0, minimize=True)
-    assert gain.ceg is None and gain.why
+    assert gain.ceg is None and "more compute does not visibly help trunk" in gain.why
+    bent = Frontier(tuple((x, verdict.Moments(4, mean, 1e-3)) for x, mean in ((0.5, 2.2), (1.0, 2.0), (2.0, 1.998))))
+    gain = bent.gain([1.976, 1.9761, 1.9759], 1.0, minimize=True)
+    assert gain.ceg is None and gain.why.startswith("there the curve may be flat: slope ")
 
 
 # Through the workflow, with figures like nanochat's on a CPU
