@@ -90,8 +90,10 @@ def show(trunk: dict[float, list[dict[str, Any]]], ideas: dict[str, list[dict[st
     print("\n| idea | FLOPs | against the bank | against trunk at its FLOPs | CEG |\n| --- | --- | --- | --- | --- |")
     for name, runs in ideas.items():
         mine, spent = [one["audit"] for one in runs], fmean(one["flops"] for one in runs) / fmean(one["flops"] for one in trunk[1])
-        plain, equal, gain = verdict.welch(mine, values[1]), curve.difference(mine, spent, True), curve.gain(mine, spent, True)
-        cells = [f"{test.effect:+.3f} ({test.low:+.3f} to {test.high:+.3f})" if test else "beyond it" for test in (plain, equal)]
+        plain, beside, gain = verdict.welch(mine, values[1]), curve.beside(mine, spent, True), curve.gain(mine, spent, True)
+        assert beside is not None
+        cells = [f"{test.effect:+.3f} ({test.low:+.3f} to {test.high:+.3f})" for test in (plain, beside.test)]
+        cells[1] += "" if beside.spent == spent else f", at {beside.spent:.2f}x"
         print(f"| {name} | {spent:.4f}x | {cells[0]} | {cells[1]} | {frontier.brief(gain.facts()) or gain.why} |")
 
 

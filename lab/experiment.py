@@ -287,7 +287,7 @@ def _confirm(
     if dear and frontier.pending(state, task, attempt.parent):
         return []
     curve = frontier.measured(state, task, bank, charged.kind)
-    beside = curve.difference(values, charged.ratio, minimize) if curve and charged.ratio else None
+    beside = curve.beside(values, charged.ratio, minimize) if curve and charged.ratio else None
     bought = beside if dear and frontier.bought(beside, minimize) else None
     if dear and not bought and len(control) < policy.bank:
         return _controls(policy, experiment, attempt, dear)
@@ -311,7 +311,9 @@ def _confirm(
     gain = frontier.unmeasured(state, task, attempt.parent) if dear else frontier.Gain()
     if curve and charged.ratio:
         gain = curve.gain(values, charged.ratio, minimize)
-    equal, by = (verdict.welch(values, control, minimize=minimize), "its control") if len(control) > 1 else (beside, "the frontier")
+    equal, by = (beside.test, f"trunk at {beside.spent:.6g}x the cost, by its frontier,") if beside else (None, "")
+    if len(control) > 1:
+        equal, by = verdict.welch(values, control, minimize=minimize), "its control"
     body = {
         "attempt": attempt.number,
         "verdict": judgement.verdict,

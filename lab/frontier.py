@@ -14,7 +14,7 @@ from typing import Any
 
 from lab import cost
 from lab.records import Bank, Run, State
-from lab.verdict import Moments, Welch, moments
+from lab.verdict import Beside, Moments, Welch, moments
 from tasks.spec import Task
 
 FACTORS = (0.5, 2.0)
@@ -56,14 +56,15 @@ class Frontier:
         """The smallest and the largest cost that were measured."""
         return self.points[0][0], self.points[-1][0]
 
-    def difference(self, values: Sequence[float], spent: float, minimize: bool) -> Welch | None:
-        """The idea's mean minus what trunk reaches at the cost `spent`, with its 95 % interval (degrees of freedom after
-        Satterthwaite); None beyond what was measured. Raises ValueError like `welch`."""
-        if not self.reach[0] <= spent <= self.reach[1]:
+    def beside(self, values: Sequence[float], spent: float, minimize: bool) -> Beside | None:
+        """The idea's mean minus what trunk reaches at the cost `spent`, or at the largest that was measured if that is less, with
+        its 95 % interval (degrees of freedom after Satterthwaite); None below the smallest. Raises ValueError like `welch`."""
+        least = min(spent, self.reach[1])
+        if least < self.reach[0]:
             return None
-        weights, _ = self._weights(math.log(spent))
+        weights, _ = self._weights(math.log(least))
         effect, error, df = _combine([(1.0, moments(values, "candidate")), *self._parts(weights, -1.0)])
-        return _test(effect, error, df, minimize)
+        return Beside(least, _test(effect, error, df, minimize))
 
     def gain(self, values: Sequence[float], spent: float, minimize: bool) -> Gain:
         """The CEG of an idea with these values at the cost `spent`, its interval by the delta method on log cost.
@@ -131,6 +132,12 @@ def missing(state: State, task: Task, commit: str, bank: int) -> list[float]:
     return found
 
 
+def price(state: State, commit: str, bank: int) -> float:
+    """What the frontier of a commit costs before anything of it was asked for, in runs on the usual budget; afterwards 0."""
+    asked = any(run.purpose == "frontier" and run.commit == commit for run in state.runs.values())
+    return 0.0 if asked else min(RUNS, bank) * sum(FACTORS)
+
+
 def pending(state: State, task: Task, commit: str) -> bool:
     """Are runs of it queued or running?"""
     return any(not run.over for factor in FACTORS for run in _runs(state, task, commit, factor))
@@ -164,9 +171,9 @@ def measured(state: State, task: Task, bank: Bank, kind: str) -> Frontier | None
     return Frontier((points[0], (1.0, moments(values, "bank")), points[1]))
 
 
-def bought(difference: Welch | None, minimize: bool) -> bool:
-    """Is the idea worse than what trunk reaches at its cost, by more than the interval of that?"""
-    return difference is not None and (difference.low > 0 if minimize else difference.high < 0)
+def bought(found: Beside | None, minimize: bool) -> bool:
+    """Is the idea worse than what trunk reaches for no more, by more than the interval of that?"""
+    return found is not None and (found.test.low > 0 if minimize else found.test.high < 0)
 
 
 def _runs(state: State, task: Task, commit: str, factor: float) -> list[Run]:
@@ -206,8 +213,8 @@ def _test(effect: float, error: float, df: float, minimize: bool) -> Welch:
 
 
 def lines(found: Frontier | None, gain: Gain, spent: float | None, equal: Welch | None, against: str) -> list[str]:
-    """What a verdict's reasoning says of the gain. `equal`: the difference at equal cost, `against` what; none where there is no
-    frontier and nothing that asks for one."""
+    """What a verdict's reasoning says of the gain: a line, or none where nothing asks for one. `equal`: the difference at equal
+    cost, `against` what."""
     if gain.ceg is not None and found and spent:
         return [
             f"CEG {gain.ceg:.3g} (95 % interval {gain.low:.3g} to {gain.high:.3g}): trunk reaches that at {gain.ceg * spent:.3g}x the"
@@ -215,7 +222,7 @@ def lines(found: Frontier | None, gain: Gain, spent: float | None, equal: Welch 
         ]
     if not gain.why:
         return []
-    size = f"; at equal cost, {against}, effect {equal.effect:+.4g} (95 % interval {equal.low:+.4g} to {equal.high:+.4g})" if equal else ""
+    size = f"; against {against} effect {equal.effect:+.4g} (95 % interval {equal.low:+.4g} to {equal.high:+.4g})" if equal else ""
     return [f"CEG undefined: {gain.why}{size}"]
 
 

@@ -84,6 +84,13 @@ class Welch(NamedTuple):
     """One-sided: how often a candidate that is no better would look at least this good."""
 
 
+class Beside(NamedTuple):
+    """An idea against what trunk reaches at the cost `spent`, a multiple of the bank's (`lab.frontier`)."""
+
+    spent: float
+    test: Welch
+
+
 def welch(
     candidate: Sequence[float], baseline: Sequence[float], confidence: float = 0.95, minimize: bool = True
 ) -> Welch:
@@ -214,13 +221,13 @@ def judge(
     stages: Sequence[int] = STAGES,
     control: Sequence[float] | None = None,
     cost_ratio: float | None = None,
-    bought: Welch | None = None,
+    bought: Beside | None = None,
     ties: bool = False,
 ) -> Judgement | None:
     """Judge fresh candidate runs against the baseline bank. `stages`: numbers of seeds at which there is a judgement, the
     last of which ends it; `ties`: different seeds may well give the same value (the cost of a target, when training ends
-    at a set part of its budget); `bought`: the difference from trunk's frontier at that cost, where it says that a control is
-    not worth its runs (`lab.frontier`).
+    at a set part of its budget); `bought`: what trunk reaches at that cost or less, where that is so much better that a control
+    is not worth its runs.
 
     None means "not decided": more seeds are wanted, or (the only meaning on the last stage's seeds) the control at equal
     cost is, because the candidate beats the bank, `needs_control(cost_ratio)` and no control was given.
@@ -245,8 +252,8 @@ def judge(
         if not needs_control(cost_ratio):
             return verdict("improved")
         if bought:
-            against = f"against trunk's frontier at {cost_ratio:.6g}x the cost {_interval(bought)}"
-            return verdict("bought", against + ": worse than what the same cost buys", max(test.p_better, bought.p_better))
+            against = f"against trunk's frontier at {bought.spent:.6g}x the cost {_interval(bought.test)}"
+            return verdict("bought", against + ": worse than what that buys", max(test.p_better, bought.test.p_better))
         if control is None:
             return None
         equal = welch(candidate, control, minimize=minimize)
