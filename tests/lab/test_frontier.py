@@ -251,7 +251,8 @@ def test_on_real_runs_width_alone_is_bought_and_a_larger_step_that_comes_with_a_
     one = bench()
     trunk = one.repo.trunk()
     ledger = Ledger(one.home.ledger, create=True)
-    ledger.append("session", {"protected": one.hashes, "bank": 8})
+    ledger.append("session", {"protected": one.hashes, "policy": {"bank": 8}})
+    one.home.task.write_text(one.task.model_dump_json())
     ledger.append("trunk", {"commit": trunk, "parent": "", "experiment": "", "why": ""}, trunk)
     slots = [Slot(0, "cpu", None, ""), Slot(1, "cpu", None, "")]
     lab = Laboratory(one.home, one.task, Policy(bank=8, stages=(8,), confirmation="auto"), one.repo, slots)
@@ -264,7 +265,7 @@ def test_on_real_runs_width_alone_is_bought_and_a_larger_step_that_comes_with_a_
         lines = model.read_text().splitlines()
         changed = [next((f"{name} = {value}" for name, value in constants.items() if line.startswith(f"{name} =")), line) for line in lines]
         model.write_text("\n".join(changed) + "\n")
-        name = client.propose(one.home, agent, "it helps", "it does")
+        name = client.propose(one.home, agent, ", ".join(constants), f"{constants} are worth more than they cost")
         lab.take(Request("1", "run", agent, {"experiment": name}))
 
         def judged() -> bool:

@@ -34,6 +34,7 @@ def told(story: Story, steps: list[Any]) -> dict[str, Any]:
 def test_a_bought_gain_and_its_control(story: Story) -> None:
     name = nominated(story)
     confirmed(story, name, flops=1.5e9)
+    story.frontier(2.50, 2.41)
     for value in (2.380, 2.382, 2.381, 2.379):
         story.run("control", "t0", name, audit=value)
     assert told(story, story.next())["verdict"] == "bought" and lines(story) == []
