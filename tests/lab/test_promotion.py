@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from lab import verify
 from lab.claims import said
 from lab.errors import UserError
 from lab.experiment import Policy, Promote, Rebase, Revert, Write
@@ -302,3 +303,5 @@ def test_a_promoted_idea_whose_bank_fails_is_reverted_by_the_laboratory_at_work(
     assert site.git("rev-parse", "org/trunk^{tree}") == site.git("rev-parse", f"{site.first}^{{tree}}")
     site.lab.step()
     assert not [run for run in state.runs.values() if run.purpose in ("bank", "parent") and not run.over]
+    found = verify.verify(site.lab.ledger, site.lab.task, site.bench.home.runs, site.bench.repo, None)
+    assert [line for line in found if f"(verdict {name})" not in line] == [], "all but the kind verdict follows from the runs"
