@@ -6,7 +6,9 @@ state keeps indexes (open runs, banks), so that a look costs the same with ten r
 
 Fact kinds (body keys in brackets); a baseline bank, a control and a frontier are runs of that purpose, a promotion is a trunk fact:
   session     [task, scale, org_hash, hashes, device, design, program, policy, up, stopped]   subject "" (several; later keys win)
-  trunk       [commit, parent, experiment, why]                    subject = commit (a promotion names its experiment)
+  trunk       [commit, parent, experiment, why, reverts, bank]     subject = commit (a promotion names its experiment; what takes
+              one back names that in `reverts`, and in `bank` the commit with the same files whose bank serves)
+  checked     [commit, effect, low, high, p, n, m, holds]          subject E....   (a promoted commit's bank against its parent's)
   proposal    [agent, hypothesis, mechanism, family, direction, min_effect, held_constant, params, base, again]   subject E0001
   amendment   [those of hypothesis ... held_constant that are new, again]   subject E....   (before the first run only)
   attempt     [number, parent, commit, diff, changed, ignored, again]     subject E....   (snapshot or rebase; judged apart)
@@ -18,6 +20,10 @@ Fact kinds (body keys in brackets); a baseline bank, a control and a frontier ar
   verdict     [attempt, verdict, effect, low, high, n, m, p, reasoning, ceg, ceg_low, ceg_high]    subject E....
   withdrawn   [why]                                                subject E....
   review      [finding, text]  anybody's opinion; changes no verdict   subject E....
+  audit_order [trunk, steps, seeds, by, ideas]                     subject A0001   (what trunk is without each of its ideas)
+  audit       [rows, additive, why]                                subject A....   (what came of it)
+  carry_order [scale, seeds, by, ideas]                            subject C0001   (promoted ideas at the next scale)
+  carry       [order, scale, effect, low, high, n, m, here, ratio, why]    subject E....   (what came of one of them)
   agent       [what, ...] started, restarted, stopped, gave_up     subject = agent name
   intervention[what, ...] taken over, released, person's action    subject = agent name
   alarm       [text]  something moved that nobody may move         subject = what
@@ -36,14 +42,15 @@ from typing import Any
 
 from lab.ledger import Fact, Ledger
 
-PURPOSES = ("bank", "confirm", "control", "frontier", "parent", "nominate")
+PURPOSES = ("bank", "confirm", "control", "frontier", "parent", "audit", "carry", "nominate")
 """In the order in which the queue serves them (confirm, control and frontier share a rank, and so do baselines for a bank that is
-full). `frontier`: trunk on half and twice its budget, for all ideas that cost more than it (`lab.frontier`).
-`parent`: the parent of a promoted idea once more, on fresh seeds, for the effect that is reported (`lab.claims`)."""
+full). `frontier`: trunk on half and twice its budget, for all ideas that cost more than it (`lab.frontier`). `parent`: the parent
+of a promoted idea once more, on fresh seeds, for the effect that is reported (`lab.claims`); `audit`: trunk without one of its
+ideas (`lab.audit`); `carry`: at the next scale (`lab.carry`)."""
 BANK = 8
 """Runs of a baseline bank before anything is compared with it, where the session does not say."""
-OTHER_BUDGETS = ("control", "frontier")
-"""Runs whose budget differs on purpose: they say nothing about the environment of the others."""
+OTHER_BUDGETS = ("control", "frontier", "carry")
+"""Runs whose budget or scale differs on purpose: they say nothing about the environment of the others."""
 NO_EVIDENCE = ("killed", "lost")
 """Ends of a run that say nothing about the candidate."""
 COMPARED = ("corpus", "tokenizer", "protected", "task", "torch", "python", "driver")
@@ -185,6 +192,12 @@ class Experiment:
     versions: list[Version] = field(default_factory=list)
     """The proposal as registered, then each amendment; the last one is what the fields above say."""
     reviews: list[Review] = field(default_factory=list)
+    check: dict[str, Any] | None = None
+    """What the promoted commit's own bank said beside its parent's."""
+    reverted: str | None = None
+    """The trunk commit that took it back, because its bank was no better."""
+    removed: str | None = None
+    """The trunk commit that took it out after an audit."""
 
     @property
     def attempt(self) -> Attempt | None:
@@ -197,10 +210,20 @@ class Experiment:
         return str(last.verdict["verdict"]) if last and last.verdict else None
 
     @property
+    def stands(self) -> bool:
+        """Is it part of trunk?"""
+        return self.promoted is not None and self.reverted is None and self.removed is None
+
+    @property
+    def removes(self) -> str:
+        """The experiment that this proposal of the laboratory would take out of trunk; "" for an idea."""
+        return str(self.params.get("removes", "")) if self.agent == "lab" else ""
+
+    @property
     def status(self) -> str:
-        """proposed, queued, running, nominated, confirming, withdrawn, promoted, or the verdict."""
+        """proposed, queued, running, nominated, confirming, withdrawn, promoted, reverted, removed, or the verdict."""
         if self.promoted:
-            return "promoted"
+            return "promoted" if self.stands else "reverted" if self.reverted else "removed"
         last = self.attempts[-1] if self.attempts else None
         if last and last.verdict:
             return str(last.verdict["verdict"])
@@ -230,6 +253,36 @@ class Trunk:
     experiment: str
     why: str
     time: float
+    reverts: str = ""
+    """The experiment that it takes back."""
+
+
+@dataclass
+class Audit:
+    """Trunk without each of its ideas in turn: what was ordered, and what came of it."""
+
+    id: str
+    trunk: str
+    steps: int
+    """Steps of trunk when it was ordered."""
+    seeds: int
+    by: str
+    ideas: list[dict[str, Any]]
+    """{experiment, commit, files, why}: `commit` is trunk without it; "" where it cannot be taken out alone, with the files."""
+    result: dict[str, Any] | None = None
+
+
+@dataclass
+class Carry:
+    """Promoted ideas on their way to the next scale."""
+
+    id: str
+    scale: str
+    seeds: int
+    by: str
+    ideas: list[str]
+    results: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Experiment -> body of its fact `carry`."""
 
 
 @dataclass
@@ -264,6 +317,10 @@ class State:
     trunks: list[Trunk] = field(default_factory=list)
     experiments: dict[str, Experiment] = field(default_factory=dict)
     runs: dict[str, Run] = field(default_factory=dict)
+    audits: dict[str, Audit] = field(default_factory=dict)
+    carries: dict[str, Carry] = field(default_factory=dict)
+    serves: dict[str, str] = field(default_factory=dict)
+    """Trunk commit -> the earlier one with the same files, whose bank serves."""
     alarms: list[str] = field(default_factory=list)
     taken_over: set[str] = field(default_factory=set)
     up: list[tuple[float, float | None]] = field(default_factory=list)
@@ -281,7 +338,7 @@ class State:
     slots: set[int] = field(default_factory=set)
     """Slots that any run was started on."""
     banks: dict[str, list[Run]] = field(default_factory=dict)
-    """Baseline runs by commit."""
+    """Baseline runs by commit, those of a revert with those of what it went back to."""
     banked: set[str] = field(default_factory=set)
     """Splits that any baseline run was scored on."""
     touched: dict[str, None] = field(default_factory=dict)
@@ -303,7 +360,11 @@ class State:
     def bank(self, commit: str | None = None) -> Bank:
         """Bank of a trunk commit (default: the present trunk)."""
         wanted = commit or self.trunk
-        return Bank(wanted, list(self.banks.get(wanted, ())))
+        return Bank(wanted, list(self.banks.get(self.serves.get(wanted, wanted), ())))
+
+    def same(self, one: str, other: str) -> bool:
+        """Are two trunk commits one baseline: the same, or a revert and what it went back to?"""
+        return self.serves.get(one, one) == self.serves.get(other, other)
 
     @property
     def wanted(self) -> int:
@@ -313,8 +374,9 @@ class State:
         return known if isinstance(known, int) and known > 1 else BANK
 
     def promotions(self) -> list[Experiment]:
-        """Promoted experiments in the order of trunk."""
-        return [self.experiments[step.experiment] for step in self.trunks if step.experiment in self.experiments]
+        """The ideas that trunk is made of, in its order."""
+        found = [self.experiments[step.experiment] for step in self.trunks if step.experiment in self.experiments]
+        return [experiment for experiment in found if experiment.stands and not experiment.removes]
 
     def tally(self) -> Counter[str]:
         """Number of experiments by status. Only those that something happened to are looked at anew."""
@@ -334,10 +396,20 @@ class State:
             elif "stopped" in body and self.up and self.up[-1][1] is None:
                 self.up[-1] = (self.up[-1][0], fact.time)
         elif fact.kind == "trunk":
-            self.trunks.append(Trunk(body["commit"], body["parent"], body["experiment"], body["why"], fact.time))
-            if body["experiment"] in self.experiments:
-                self.experiments[body["experiment"]].promoted = body["commit"]
-                self.touched[body["experiment"]] = None
+            step = Trunk(
+                body["commit"], body["parent"], body["experiment"], body["why"], fact.time, body.get("reverts", "")
+            )
+            self.trunks.append(step)
+            if bank := body.get("bank"):
+                self.serves[step.commit] = self.serves.get(bank, bank)
+            if step.experiment in self.experiments:
+                self.experiments[step.experiment].promoted = step.commit
+                self.touched[step.experiment] = None
+                self._remove(step.experiment, step.commit)
+            if step.reverts in self.experiments:
+                self.experiments[step.reverts].reverted = step.commit
+                self.touched[step.reverts] = None
+                self._remove(step.reverts, None)
         elif fact.kind == "proposal" and subject not in self.experiments:
             text = {key: body[key] for key in TEXTS}
             rest = {"agent": body["agent"], "params": dict(body["params"]), "base": body["base"]}
@@ -349,7 +421,7 @@ class State:
             run = Run(id=subject, queued=fact.time, **body)
             self.runs[subject] = self.open[subject] = run
             if run.purpose == "bank":
-                self.banks.setdefault(run.commit, []).append(run)
+                self.banks.setdefault(self.serves.get(run.commit, run.commit), []).append(run)
             if run.experiment in self.experiments:
                 self.experiments[run.experiment].runs.append(run)
             self.touched[run.experiment] = None
@@ -362,6 +434,14 @@ class State:
                 self.slots.add(body["slot"])
             else:
                 self._result(run, fact)
+        elif fact.kind == "audit_order":
+            self.audits[subject] = Audit(subject, body["trunk"], body["steps"], body["seeds"], body["by"], body["ideas"])
+        elif fact.kind == "audit" and subject in self.audits:
+            self.audits[subject].result = body
+        elif fact.kind == "carry_order":
+            self.carries[subject] = Carry(subject, body["scale"], body["seeds"], body["by"], list(body["ideas"]))
+        elif fact.kind == "carry" and body["order"] in self.carries:
+            self.carries[body["order"]].results[subject] = body
         elif fact.kind == "alarm":
             self.alarms.append(body["text"])
         elif fact.kind == "intervention":
@@ -387,6 +467,13 @@ class State:
         if run.status == "ok" and run.purpose not in OTHER_BUDGETS:
             self.environment = run.environment
 
+    def _remove(self, identity: str, commit: str | None) -> None:
+        """What a removal takes out of trunk, or (None) gives back to it."""
+        gone = self.experiments.get(self.experiments[identity].removes)
+        if gone is not None:
+            gone.removed = commit
+            self.touched[gone.id] = None
+
     @staticmethod
     def _experiment(experiment: Experiment, fact: Fact) -> None:
         body = fact.body
@@ -406,6 +493,8 @@ class State:
             for key, value in said.items():
                 setattr(experiment, key, value)
             experiment.again = body.get("again") or experiment.again
+        elif fact.kind == "checked":
+            experiment.check = body
         elif fact.kind in ("nomination", "confirm", "verdict"):
             for attempt in experiment.attempts:
                 if attempt.number == body["attempt"]:

@@ -49,7 +49,7 @@ def _row(run: Run, state: State, task: Task) -> dict[str, Any]:
         "flags": "; ".join(run.flags) or None, "unsealed": run.unsealed,
         "splits": ",".join(run.splits), "metric": task.metric.name,
         **{split: run.metric.get(split) for split in SPLITS},
-        **{name: run.account.get(name) for name in ACCOUNT}, "task": task.name, "scale": task.scale.name,
+        **{name: run.account.get(name) for name in ACCOUNT}, "task": task.name, "scale": _scale(run, state, task),
         "device": run.account.get("device"), "slot": run.slot, "budget_kind": run.budget.get("kind"),
         "budget_amount": run.budget.get("amount"), "commit": run.commit,
         "parent": attempt.parent if attempt else trunk.parent if trunk else None,
@@ -71,6 +71,11 @@ def _row(run: Run, state: State, task: Task) -> dict[str, Any]:
     }
     row["other"] = json.dumps(rest, sort_keys=True, default=str) if rest else None
     return row
+
+
+def _scale(run: Run, state: State, task: Task) -> str:
+    """A session carries to one other scale only."""
+    return next((order.scale for order in state.carries.values() if run.purpose == "carry"), task.scale.name)
 
 
 def _cell(value: Any) -> str:

@@ -224,6 +224,8 @@ class Chief(Worker):
                 self.note(
                     f"{fact.body['experiment']} is promoted: trunk {str(fact.body.get('commit'))[:8]}", "bold green"
                 )
+            elif fact.kind == "trunk" and fact.body.get("reverts") and self.now[0] != "starting":
+                self.note(str(fact.body["why"]), "yellow")
 
     def candidates(self) -> list[Nominee]:
         """Nominees that may be confirmed, best first."""

@@ -425,15 +425,17 @@ def test_a_withdrawn_idea_is_left_alone(story: Story) -> None:
     assert story.next() == []
 
 
-def promoted(story: Story, value: float = 2.4485) -> str:
-    """An idea that was accepted with this mean and became trunk, whose new bank is full."""
+def promoted(story: Story, value: float = 2.4485, shift: float = -0.004, checked: bool = True) -> str:
+    """An idea that was accepted with this mean and became trunk, whose new bank is full and (`checked`) was found better."""
     name = nominated(story)
     effect = value - 2.45025
     body = {"attempt": 1, "verdict": "improved", "effect": effect, "low": effect - 0.001, "high": effect + 0.001, "p": 1e-4,
             "n": 4, "m": 6, "sigma": 0.0017, "reasoning": []}  # fmt: skip
     story.ledger.append("verdict", body, name)
     story.trunk("c1", "t0", name)
-    story.bank("c1", -0.004)
+    story.bank("c1", shift)
+    if checked:
+        story.tell(story.next()[0])
     return name
 
 

@@ -333,6 +333,7 @@ def test_every_kind_of_run_is_drawn_in_its_colour_and_the_best_as_a_staircase(st
     story.run("control", {"audit": 2.39}, name)
     story.run("parent", {"audit": 2.415}, name)
     story.run("frontier", {"audit": 2.405})
+    story.run("audit", {"audit": 2.409}, name)
     png = written(story)[0]
     for _, _, colour, _ in plot.KINDS.values():
         assert has_colour(png, colour, tmp_path), colour
