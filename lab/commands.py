@@ -1,5 +1,5 @@
 """The laboratory's commands: `exp` (propose, amend, run, wait, show, list, diff, review, confirm, promote, withdraw), `ledger`
-(in `ledger_commands.py`), `report`.
+(in `ledger_commands.py`), `report`; and `mcp`, which offers them to agents as tools (in `tools.py`).
 
 The help texts teach the workflow: propose before running, one run only nominates, fresh seeds decide, only code writes verdicts.
 """
@@ -13,13 +13,14 @@ from typing import Annotated, Any
 
 import typer
 
-from lab import claims, client, ledger_commands, similar
+from lab import claims, client, ledger_commands, similar, tools
 from lab.account import spent
+from lab.answer import as_data, pause
 from lab.errors import UserError
 from lab.files import read_json
 from lab.home import Home
 from lab.ledger import Ledger
-from lab.ledger_commands import JsonFlag, opened, print_json
+from lab.ledger_commands import JsonFlag, opened
 from lab.records import Experiment, Run, State, View
 from lab.shown import brief, next_step, shown_run, story
 from lab.text import clean, printable
@@ -53,9 +54,9 @@ def _experiment(state: State, identity: str) -> Experiment:
 
 
 def _tell(answer: dict[str, Any], as_json: bool, text: str) -> None:
-    if as_json:
-        print_json(answer)
-    elif "waiting" in answer:
+    if as_data(as_json, answer):
+        return
+    if "waiting" in answer:
         print("no controller answered; the request waits until the next `orgctl up`")
     else:
         print(printable(text))
@@ -176,20 +177,17 @@ def wait(
     _, view = opened()
     began = time.monotonic()
     while (under_way := _under_way(_experiment(view.state, identity))) and time.monotonic() - began < seconds:
-        time.sleep(min(0.5, seconds))
+        pause(min(0.5, seconds))
         view.refresh()
     item = _experiment(view.state, identity)
-    if as_json:
-        waited = round(time.monotonic() - began, 1)
-        print_json({**brief(item), "over": not under_way, "waited_seconds": waited, **_grounds(item)})
-        if under_way:
-            raise typer.Exit(1)
-    elif under_way:
+    waited = round(time.monotonic() - began, 1)
+    if as_data(as_json, {**brief(item), "over": not under_way, "waited_seconds": waited, **_grounds(item)}):
+        raise typer.Exit(1 if under_way else 0)
+    if under_way:
         raise UserError(
             f"{identity} still has runs going on after {seconds:.0f} s: wait again, or look at `orgctl status`"
         )
-    else:
-        print(story(item))
+    print(story(item))
 
 
 def _under_way(item: Experiment) -> bool:
@@ -269,8 +267,7 @@ def list_(
         for item in view.state.experiments.values()
         if (agent in (None, item.agent)) and (status in (None, item.status))
     ]
-    if as_json:
-        print_json([brief(item) for item in found])
+    if as_data(as_json, [brief(item) for item in found]):
         return
     from rich.console import Console
     from rich.table import Table
@@ -292,9 +289,7 @@ def show(identity: Identity, as_json: JsonFlag = False) -> None:
     home, view = opened()
     item = _experiment(view.state, identity)
     fresh = claims.said(view.state, item.id, Task.model_validate_json(home.task.read_text()))
-    if as_json:
-        print_json({**dataclasses.asdict(item), "status": item.status, "next": next_step(item), "reported": fresh})
-    else:
+    if not as_data(as_json, {**dataclasses.asdict(item), "status": item.status, "next": next_step(item), "reported": fresh}):
         print(story(item, fresh))
 
 
@@ -305,10 +300,8 @@ def diff(identity: Identity, as_json: JsonFlag = False) -> None:
     attempt = _experiment(view.state, identity).attempt
     if attempt is None:
         raise UserError(f"{identity} was not run yet, so no change is recorded")
-    if as_json:
-        keys = ("number", "parent", "commit", "changed", "ignored", "again", "diff")
-        print_json({"experiment": identity, **{key: getattr(attempt, key) for key in keys}})
-    else:
+    keys = ("number", "parent", "commit", "changed", "ignored", "again", "diff")
+    if not as_data(as_json, {"experiment": identity, **{key: getattr(attempt, key) for key in keys}}):
         print(printable(attempt.diff))
 
 
@@ -365,8 +358,16 @@ def report(as_json: JsonFlag = False) -> None:
 
     home, view = opened()
     files = write_report(home, view.state, Task.model_validate_json(home.task.read_text()))
-    if as_json:
-        print_json({"files": [str(path) for path in files]})
-    else:
+    if not as_data(as_json, {"files": [str(path) for path in files]}):
         for path in files:
             print(path)
+
+
+@app.command()
+def mcp(context: typer.Context) -> None:
+    """Serve the laboratory's verbs to an agent as tools: an MCP server on standard input and output.
+
+    The agent's MCP client starts it in the agent's worktree: command `orgctl`, argument `mcp`. Each tool is the command of the same
+    name (exp_propose is `orgctl exp propose`), with its arguments and its words. It ends when the client hangs up.
+    """
+    tools.serve(context.find_root().command)
