@@ -197,14 +197,15 @@ def test_run_returns_at_once_and_says_that_the_result_comes_by_mail(desk: Desk, 
 
 def test_a_verification_that_finds_something_is_an_error_with_all_of_it(desk: Desk) -> None:
     desk.propose()
-    desk.lab.ledger.append("promotion", {"commit": "0" * 40}, "E0001", "r1")
+    Ledger(desk.home.ledger).append("alarm", {"text": "forged"}, "bank", "r1")
 
     async def talk(one: Client) -> CallToolResult:
         return await one.call_tool("ledger_verify", {})
 
     found = asked(desk, talk)
     assert found.is_error and found.structured_content["facts"] == Ledger(desk.home.ledger).head()[0]
-    assert told(found).splitlines() == found.structured_content["problems"] and "E0001" in told(found)
+    assert told(found).splitlines() == found.structured_content["problems"]
+    assert "was written by r1: only the laboratory writes those" in told(found)
 
 
 def test_the_server_ends_with_its_client_even_while_it_waits_and_says_nothing_but_the_protocol(desk: Desk, model: str) -> None:
@@ -295,7 +296,7 @@ def test_a_verb_that_is_added_later_is_a_tool_with_its_own_arguments(monkeypatch
     done = tools.call(found["exp_paint"], asked, Listener())
     assert done == tools.Answer("blue -a --json\nxxxxxx", asked | {"coats": 2})
     wrong = tools.call(found["exp_paint"], {"what": ["a"], "coats": 0}, Listener())
-    assert wrong.failed and "0 is not in the range" in wrong.text
+    assert wrong.failed and "'--coats': Input should be greater than or equal to 1" in wrong.text
     assert "colour: Input should be 'red' or 'blue'" in tools.call(found["exp_paint"], {"what": [], "colour": "x"}, Listener()).text
 
 
