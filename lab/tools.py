@@ -246,4 +246,7 @@ def serve(root: Any) -> None:
 
     if sys.stdin.isatty():
         print("a program speaks here, not a person: an MCP client starts `orgctl mcp`. Ctrl-D ends it.", file=sys.stderr)
-    anyio.run(connected)
+    try:
+        anyio.run(connected)
+    except* BrokenPipeError:
+        pass  # the client was gone before its answer

@@ -208,25 +208,31 @@ def test_a_verification_that_finds_something_is_an_error_with_all_of_it(desk: De
     assert "was written by r1: only the laboratory writes those" in told(found)
 
 
-def test_the_server_ends_with_its_client_even_while_it_waits_and_says_nothing_but_the_protocol(desk: Desk, model: str) -> None:
-    desk.propose()
-    desk.run("r1", "E0001", model.replace("LR = 0.02", "LR = 0.1"))
-    hello = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "a client", "version": "1"}}
-    messages: list[dict[str, Any]] = [
-        {"id": 1, "method": "initialize", "params": hello},
-        {"method": "notifications/initialized"},
-        {"id": 2, "method": "tools/call", "params": {"name": "exp_wait", "arguments": {"experiment": "E0001"}}},
-        {"id": 3, "method": "tools/call", "params": {"name": "report", "arguments": {}}},
-    ]
+def started(desk: Desk, *messages: dict[str, Any]) -> subprocess.Popen[str]:
+    """A server that a client without the SDK has greeted and sent these messages."""
     server = subprocess.Popen(
         [*ORGCTL, "mcp"], cwd=desk.home.worktrees / "r1", text=True,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
-    assert server.stdin and server.stdout and server.stderr
+    assert server.stdin
+    hello = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "a client", "version": "1"}}
+    first = [{"id": 1, "method": "initialize", "params": hello}, {"method": "notifications/initialized"}]
+    for message in (*first, *messages):
+        server.stdin.write(json.dumps({"jsonrpc": "2.0", **message}) + "\n")
+    server.stdin.flush()
+    return server
+
+
+def test_the_server_ends_with_its_client_even_while_it_waits_and_says_nothing_but_the_protocol(desk: Desk, model: str) -> None:
+    desk.propose()
+    desk.run("r1", "E0001", model.replace("LR = 0.02", "LR = 0.1"))
+    server = started(
+        desk,
+        {"id": 2, "method": "tools/call", "params": {"name": "exp_wait", "arguments": {"experiment": "E0001"}}},
+        {"id": 3, "method": "tools/call", "params": {"name": "report", "arguments": {}}},
+    )
+    assert server.stdout
     with server:
-        for message in messages:
-            server.stdin.write(json.dumps({"jsonrpc": "2.0", **message}) + "\n")
-        server.stdin.flush()
         answers = [json.loads(server.stdout.readline()) for _ in range(2)]
         assert [one["id"] for one in answers] == [1, 3]
         files = [str(desk.home.report / name) for name in ("progress.png", "results.tsv", "report.md")]
@@ -236,6 +242,15 @@ def test_the_server_ends_with_its_client_even_while_it_waits_and_says_nothing_bu
         for line in rest.splitlines():
             assert json.loads(line)["jsonrpc"] == "2.0"
         assert server.returncode == 0 and said == ""
+
+
+def test_a_client_that_dies_before_its_answer_ends_the_server_without_a_traceback(desk: Desk) -> None:
+    server = started(desk, {"id": 2, "method": "tools/call", "params": {"name": "exp_list", "arguments": {}}})
+    assert server.stdin and server.stdout and server.stderr
+    with server:
+        server.stdout.close()
+        server.stdin.close()
+        assert server.wait(timeout=60) == 0 and server.stderr.read() == ""
 
 
 def test_without_the_sdk_the_command_ends_in_one_line(tmp_path: Path) -> None:
