@@ -23,7 +23,7 @@ import psutil
 from lab.files import read_json
 from lab.home import Home
 from lab.ledger import Ledger
-from lab.records import State, fold
+from lab.records import PURPOSES, State, fold
 from lab.report import idle_share
 from lab.verdict import welch
 from tasks.spec import Task
@@ -91,7 +91,7 @@ def one(folder: Path, minutes: float, options: argparse.Namespace) -> dict[str, 
         "prepare": prepared - began, "up": ready - prepared, "first run": finished[0] - ready if finished else None,
         "first promotion": (promoted[0] - ready) / 60 if promoted else None, "ideas": len(state.experiments),
         "verdicts": {word: sum(item.verdict == word for item in state.experiments.values()) for word in ("improved", "bought", "worse")},
-        "runs": {word: purposes.count(word) for word in ("bank", "nominate", "confirm", "control", "parent")},
+        "runs": {word: purposes.count(word) for word in PURPOSES},
         "failed": sum(run.status in ("crashed", "invalid", "timeout") for run in state.runs.values()),
         "run seconds": sum(seconds) / len(seconds) if seconds else None, "promoted": len(promoted),
         "baseline": (first.mean(), first.sigma(), len(first.values("audit"))),
@@ -116,7 +116,7 @@ def show(rows: list[dict[str, Any]], minutes: float) -> None:
     line("first promotion after, minutes", ["never" if row["first promotion"] is None else f"{row['first promotion']:.1f}" for row in rows])
     line("ideas", [str(row["ideas"]) for row in rows])
     line("improved / bought / worse", [" / ".join(str(value) for value in row["verdicts"].values()) for row in rows])
-    line("runs: bank / nominate / confirm / control / parent", [" / ".join(str(value) for value in row["runs"].values()) for row in rows])
+    line("runs: " + " / ".join(PURPOSES), [" / ".join(str(row["runs"][word]) for word in PURPOSES) for row in rows])
     line("runs that failed", [str(row["failed"]) for row in rows])
     line("seconds a run", [f"{row['run seconds']:.1f}" for row in rows])
     line("slot idle share", [f"{row['idle']:.1%}" for row in rows])

@@ -22,7 +22,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lab.experiment import Policy, Promote, Queue, Rebase, Write, decide
+from lab.experiment import Policy, Promote, Queue, Rebase, Revert, Write, decide
 from lab.ledger import Fact
 from lab.queue import in_flight, pick
 from lab.records import State
@@ -130,6 +130,13 @@ class Session:
         step = {"commit": attempt.commit, "parent": old, "experiment": experiment, "why": "promoted"}
         self.write("trunk", attempt.commit, dict(step))
 
+    def revert(self, experiment: str) -> None:
+        newest = self.state.trunks[-1]
+        commit = f"{newest.commit}-reverted"
+        self.values[commit] = self.values[newest.parent]
+        body: dict[str, object] = {"commit": commit, "parent": newest.commit, "experiment": "", "why": "reverted"}
+        self.write("trunk", commit, {**body, "reverts": experiment, "bank": newest.parent})
+
     def workflow(self) -> None:
         while steps := decide(self.state, self.world.task, self.policy):
             for step in steps:
@@ -139,6 +146,8 @@ class Session:
                     self.write(step.kind, step.subject, step.body)
                 elif isinstance(step, Promote | Rebase):
                     self.promote(step.experiment)
+                elif isinstance(step, Revert):
+                    self.revert(step.experiment)
                 if not isinstance(step, Queue):
                     break
 

@@ -20,11 +20,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit
+from scipy.special import stdtr, stdtrit
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lab import claims, experiment, verdict
+from lab import claims, experiment, promotion, verdict
 from lab.flags import drift
 
 BANK = experiment.Policy().bank
@@ -73,6 +73,8 @@ class Played:
     """Of what was accepted: how much better (sigma) by the runs that accepted it; NaN elsewhere."""
     reported: Floats
     """The same by the runs after acceptance."""
+    stands: NDArray[np.bool_]
+    """Accepted, promoted at once, and its own bank better than its parent's at `promotion.LEVEL`."""
     luck: Floats
     """t of each trunk's first bank against the truth: how much it flatters every idea."""
     bank: Floats
@@ -85,7 +87,7 @@ def play(effect: float, spread: float, trunks: int, ideas: int = 1, seed: int = 
         _play(effect, spread, min(CHUNK, trunks - done), ideas, np.random.default_rng([seed, done]), bank)
         for done in range(0, trunks, CHUNK)
     ]
-    names = ("accepted", "runs", "naive", "reported", "luck", "bank")
+    names = ("accepted", "runs", "naive", "reported", "stands", "luck", "bank")
     return Played(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
 
@@ -96,7 +98,7 @@ def _play(effect: float, spread: float, trunks: int, ideas: int, random: np.rand
     shape = (trunks, ideas)
     played = Played(
         np.zeros(shape, bool), np.ones(shape), np.full(shape, math.nan), np.full(shape, math.nan),
-        start.mean * np.sqrt(first / start.variance), np.zeros(trunks),
+        np.zeros(shape, bool), start.mean * np.sqrt(first / start.variance), np.zeros(trunks),
     )  # fmt: skip
     for idea in range(ideas):
         value, now = random.normal(-effect, spread, trunks), bank.moments()
@@ -138,8 +140,10 @@ def _accept(
     reach = stdtrit(df, 0.975) * np.sqrt(mine.variance / mine.n + theirs.variance / theirs.n)
     far = gain - reach > claims.FAR * np.sqrt(theirs.variance)
     parents = random.normal(0, 1, (len(rows), BANK)).mean(1)
-    after = random.normal(-effect, spread, (len(rows), BANK)).mean(1)
-    played.reported[rows, idea] = np.where(far, theirs.mean, parents) - after
+    after = random.normal(-effect, spread, (len(rows), BANK))
+    played.reported[rows, idea] = np.where(far, theirs.mean, parents) - after.mean(1)
+    t, df = verdict.statistic(verdict.Moments(BANK, after.mean(1), after.var(1, ddof=1)), theirs)
+    played.stands[rows, idea] = stdtr(df, t) < promotion.LEVEL
 
 
 def greedy(effect: float, spread: float, sessions: int) -> tuple[Floats, Floats]:
@@ -200,6 +204,15 @@ def cold(ideas: int) -> None:
         )
 
 
+def taken_back(ideas: int) -> None:
+    print(f"\npromoted as soon as accepted: share taken back, as its own bank of {BANK} is not better than its parent's; cold")
+    print("effect    accepted and taken back   accepted and left on trunk, of all ideas")
+    for effect in (0.0, *EFFECTS):
+        found = play(effect, 1.0, ideas if not effect else ideas // 2)
+        back = 1.0 - found.stands[found.accepted].astype(float)
+        print(f"{effect:6.1f} {interval(back, 3):>26} {interval(found.stands.astype(float), 5):>42}")
+
+
 def shared(ideas: int) -> None:
     print(f"\n{SHARED} ideas on a trunk, one after the other, whose bank grows; its first {BANK} runs are counted")
     print("effect  spread    accepted an idea   in the unluckiest tenth   runs an idea   bank at the end   variance / mean")
@@ -253,6 +266,7 @@ def main() -> None:
     print(f"bank of {BANK}, stages {verdict.STAGES}, nominated from {verdict.NOMINATE} sigma, boundary {verdict.BOUNDARY}, ", end="")
     print(f"futility {verdict.FUTILITY}; ± is a 95 % interval")
     cold(ideas)
+    taken_back(ideas)
     shared(ideas)
     considered(ideas)
     drifting(2000)

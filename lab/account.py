@@ -8,7 +8,8 @@ from __future__ import annotations
 import functools
 import math
 import platform
-from collections.abc import Mapping
+import statistics
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ def account(
     device: str,
     threads: int,
     host_load: float | None,
+    clock_mhz: float | None = None,
     **more: Any,
 ) -> dict[str, Any]:
     """The account as it goes into `result.json`.
@@ -44,7 +46,8 @@ def account(
     `counts` is the feeder's {"tokens", "steps", ...}; one that meters gives the training's `flops`, or null and in
     `flops_unknown` the operators that it has no formula for. Where it does not, the scorer's "flops_per_token" times the
     tokens is taken. Times in seconds, memory in bytes (host memory of training), `host_load` the one-minute load average
-    when training ended; `more` (sizes, peaks) goes in as it is. What is not a finite number >= 0 counts as unknown.
+    when training ended, `clock_mhz` the median of the device's clock while it went on; `more` (sizes, peaks) goes in as it
+    is. What is not a finite number >= 0 counts as unknown.
     """
     counts, score = counts or {}, score or {}
     tokens, startup = number(counts.get("tokens")), number(counts.get("startup_seconds"))
@@ -71,6 +74,7 @@ def account(
         "device": device,
         "threads": threads,
         "host_load": host_load,
+        "clock_mhz": number(clock_mhz),
         **{name: score[name] for name in ("position_loss", "parts", "agreement") if score.get(name)},
         **more,
     }
@@ -100,6 +104,18 @@ def _cpu_name() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine() or "unknown"
+
+
+def cpu_clock(cpus: Iterable[int], folder: Path = Path("/sys/devices/system/cpu")) -> float | None:
+    """MHz at which these cores run now, on average, as the kernel's frequency scaling says; None where it says nothing (most
+    virtual machines)."""
+    found = []
+    for cpu in cpus:
+        try:
+            found.append(int((folder / f"cpu{cpu}" / "cpufreq" / "scaling_cur_freq").read_text()) / 1000)
+        except (OSError, ValueError):
+            continue
+    return statistics.fmean(found) if found else None
 
 
 def number(value: Any) -> float | None:

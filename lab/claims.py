@@ -92,6 +92,8 @@ def said(state: State, identity: str, task: Task) -> list[str]:
         return []
     minimize = task.metric.direction == "minimize"
     found = reported(state, experiment, minimize, state.wanted)
+    if found is None and not experiment.stands:
+        return []
     if found is None:
         own = len(bank_of(state, attempt.commit).values(state.split))
         parents = sum(run.status == "ok" for run in _parents(experiment))

@@ -207,6 +207,18 @@ def promote(home: Home, agent: str, experiment: str, seconds: float = 15) -> dic
     return request(home, "promote", agent, {"experiment": experiment}, seconds)
 
 
+def audit(home: Home, agent: str, seeds: int | None = None, seconds: float = 15) -> dict[str, Any]:
+    """Order an audit of trunk: each promoted idea left out in turn. Answer: {"audit": "A0001", "ideas": [...], "seeds":...}."""
+    return request(home, "audit", agent, {"seeds": seeds}, seconds)
+
+
+def carry(
+    home: Home, agent: str, experiments: list[str], seeds: int | None = None, seconds: float = 15
+) -> dict[str, Any]:
+    """Order runs of promoted ideas (none named: all) at the next scale, whose data are prepared. Answer: {"carry": "C0001", ...}."""
+    return request(home, "carry", agent, {"experiments": experiments, "seeds": seeds}, seconds)
+
+
 def withdraw(home: Home, agent: str, experiment: str, why: str, seconds: float = 15) -> dict[str, Any]:
     """Give an experiment up before its verdict; its facts stay."""
     return request(home, "withdraw", agent, {"experiment": experiment, "why": why[:FIELD_LIMIT]}, seconds)

@@ -1,5 +1,5 @@
-"""The laboratory's commands: `exp` (propose, amend, run, wait, show, list, diff, review, confirm, promote, withdraw), `ledger`
-(in `ledger_commands.py`), `report`; and `mcp`, which offers them to agents as tools (in `tools.py`).
+"""The laboratory's commands: `exp` (propose, amend, run, wait, show, list, diff, review, confirm, promote, audit, carry,
+withdraw), `ledger` (in `ledger_commands.py`), `report`; and `mcp`, which offers them to agents as tools (in `tools.py`).
 
 The help texts teach the workflow: propose before running, one run only nominates, fresh seeds decide, only code writes verdicts.
 """
@@ -13,7 +13,9 @@ from typing import Annotated, Any
 
 import typer
 
-from lab import claims, client, ledger_commands, similar, tools
+from lab import audit as audits
+from lab import carry as carries
+from lab import claims, client, ledger_commands, promotion, similar, tools
 from lab.account import spent
 from lab.answer import as_data, pause
 from lab.errors import UserError
@@ -21,6 +23,7 @@ from lab.files import read_json
 from lab.home import Home
 from lab.ledger import Ledger
 from lab.ledger_commands import JsonFlag, opened
+from lab.prepare import prepare
 from lab.records import Experiment, Run, State, View
 from lab.shown import brief, next_step, shown_run, story
 from lab.text import clean, printable
@@ -288,7 +291,8 @@ def show(identity: Identity, as_json: JsonFlag = False) -> None:
     """One experiment whole: proposal in every version, runs, verdict with its reasoning, reviews, the log's tail where a run failed."""
     home, view = opened()
     item = _experiment(view.state, identity)
-    fresh = claims.said(view.state, item.id, Task.model_validate_json(home.task.read_text()))
+    task = Task.model_validate_json(home.task.read_text())
+    fresh = [*promotion.said(item, task.metric.unit), *claims.said(view.state, item.id, task)]
     if not as_data(as_json, {**dataclasses.asdict(item), "status": item.status, "next": next_step(item), "reported": fresh}):
         print(story(item, fresh))
 
@@ -338,6 +342,68 @@ def promote(identity: Identity, as_json: JsonFlag = False) -> None:
         as_json,
         str(answer.get("note") or f"{identity} is promoted: trunk is now {str(answer.get('commit'))[:10]}"),
     )
+
+
+@exp.command()
+def audit(
+    show: Annotated[bool, typer.Option("--show", help="Order nothing: print the audits so far.")] = False,
+    seeds: Annotated[
+        int | None, typer.Option(help="Fresh seeds for each idea. Default: as many as a bank has.", show_default=False)
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Leave each promoted idea out of trunk in turn: does it still help, and do the effects add up?
+
+    Taking out what no longer helps is proposed as an experiment of the laboratory's own, and done only when it is promoted.
+    """
+    home, view = opened()
+    if not show:
+        answer = client.audit(home, client.me(home), seeds)
+        stuck = [idea["experiment"] for idea in answer.get("ideas", []) if not idea["commit"]]
+        said = f"; {', '.join(stuck)} cannot be taken out alone" if stuck else ""
+        _tell(answer, as_json, f"{answer.get('audit')} leaves each idea out on {answer.get('seeds')} fresh seeds{said}")
+        return
+    if as_data(as_json, [dataclasses.asdict(one) for one in view.state.audits.values()]):
+        return
+    unit = Task.model_validate_json(home.task.read_text()).metric.unit
+    for one in view.state.audits.values():
+        first, *rest = audits.lines(view.state, one, unit)
+        print(printable("\n".join([first, *(f"  {line}" for line in rest)])))
+    if not view.state.audits:
+        print("no audit was ordered yet: orgctl exp audit")
+
+
+@exp.command()
+def carry(
+    experiments: Annotated[list[str] | None, typer.Argument(help="Promoted ideas. Default: all.", metavar="[EXPERIMENT]...")] = None,
+    show: Annotated[bool, typer.Option("--show", help="Order nothing: print what was carried so far.")] = False,
+    seeds: Annotated[
+        int | None, typer.Option(help="Fresh seeds for each. Default: as many as a bank has.", show_default=False)
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Run promoted ideas, and the first trunk, at the next scale of the task: how much of the effect arrives there?"""
+    home, view = opened()
+    task = Task.model_validate_json(home.task.read_text())
+    if show and as_data(as_json, [dataclasses.asdict(one) for one in view.state.carries.values()]):
+        return
+    if show:
+        for one in view.state.carries.values():
+            print(printable("\n  ".join(carries.said(view.state, one, task.metric.unit))))
+        if not view.state.carries:
+            print("nothing was carried yet: orgctl exp carry")
+        return
+    following = Task.model_validate_json(home.next_task.read_text()) if home.next_task.is_file() else None
+    if following is None or (why := carries.refusal(task, following)):
+        raise UserError(why if following else carries.refusal(task, None) or "")
+    if not view.state.promotions():
+        raise UserError("trunk holds no promoted idea: there is nothing to carry")
+    if not (home.next_data / "manifest.json").is_file():
+        print(f"preparing the data of scale {following.scale.name}, once", file=sys.stderr)
+    prepare(following, home.protected, home.next_data, home.org / "prepare-next.log", view.state.session["protected"])
+    answer = client.carry(home, client.me(home), experiments or [], seeds)
+    named = ", ".join(answer.get("ideas", []))
+    _tell(answer, as_json, f"{answer.get('carry')} runs {named} at scale {following.scale.name} on {answer.get('seeds')} fresh seeds")
 
 
 @exp.command()

@@ -1,7 +1,8 @@
-"""The cost on which a claim is decided, and what a candidate's runs spent of it. Pure functions of the ledger's runs.
+"""The one cost on which a claim is decided, and what a candidate's runs spent of it. Pure functions of the ledger's runs.
 
-Called by the workflow. FLOPs decide where they are known, since they do not depend on the machine's mood; seconds where
-a candidate's or the bank's are unknown. A budget of seconds or FLOPs makes the cost equal by construction.
+Called by the workflow and `lab.frontier`. FLOPs decide where they are known, since they do not depend on the machine's mood;
+seconds where a candidate's or the bank's are unknown. A budget of seconds or FLOPs makes the cost equal by construction. Whatever
+else the candidate spends more of is said and never decides.
 """
 
 from __future__ import annotations
@@ -22,10 +23,13 @@ class Cost:
     """What the candidate spent, over what the bank spent; None where that plays no part."""
 
     ratio: float | None
+    """Of the deciding cost."""
     control: float | None
     """The budget, as a multiple of the bank's, with which trunk must be beaten too; None: no control is needed."""
     said: str
-    """Which cost decided, for the reasoning."""
+    """Which cost decided, and what else differs, for the reasoning."""
+    kind: str = "flops"
+    """What `ratio` is one of: flops or seconds."""
 
 
 def cost(runs: Sequence[Run], bank: Bank, target: bool = False) -> Cost | None:
@@ -36,26 +40,27 @@ def cost(runs: Sequence[Run], bank: Bank, target: bool = False) -> Cost | None:
     mine, theirs = _finished(runs), _finished(bank.runs)
     if not mine or not theirs:
         return None
-    ratio = _flops(mine, theirs)
-    of_flops = f"; FLOPs {ratio:.3f}x the bank's" if ratio else ""
     kind = theirs[0].budget.get("kind")
+    flops, seconds = ratio(mine, theirs, "flops"), ratio(mine, theirs, "seconds")
     if target:
-        return Cost(ratio, None, f"decided at the cost of reaching the target, which is the metric{of_flops}")
+        return Cost(flops, None, f"decided at the cost of reaching the target, which is the metric{_beside(mine, theirs)}")
     if kind == "time":
-        return Cost(ratio, None, f"decided at equal seconds, which the budget sees to{of_flops}")
-    if ratio and kind == "flops":
-        return Cost(ratio, None, "decided at equal FLOPs, which the budget sees to")
-    if ratio:
-        return Cost(ratio, ratio if needs_control(ratio) else None, f"decided at equal FLOPs: {ratio:.3f}x the bank's")
+        said = f"decided at equal seconds, which the budget sees to{_beside(mine, theirs, 'seconds')}"
+        return Cost(seconds, None, said, "seconds")
+    if flops and kind == "flops":
+        return Cost(flops, None, f"decided at equal FLOPs, which the budget sees to{_beside(mine, theirs, 'flops')}")
+    if flops:
+        said = f"decided at equal FLOPs: {flops:.6g}x the bank's{_beside(mine, theirs, 'flops')}"
+        return Cost(flops, flops if needs_control(flops) else None, said)
     unknown = next((run.account["flops_unknown"] for run in [*mine, *theirs] if run.account.get("flops_unknown")), "")
-    ratio = _seconds(mine, theirs)
-    if ratio is None:
+    if seconds is None:
         if any(run.seconds or run.flops for run in [*mine, *theirs]):
             return None
         return Cost(None, None, "the cost is unknown on both sides: decided on the metric alone")
     why = f"FLOPs are unknown ({unknown})" if unknown else "FLOPs are unknown"
-    needed = ratio if ratio > SECONDS_TOLERANCE else None
-    return Cost(ratio, needed, f"decided at equal seconds of the device, since {why}: {ratio:.3f}x the bank's")
+    needed = seconds if seconds > SECONDS_TOLERANCE else None
+    said = f"decided at equal seconds of the device, since {why}: {seconds:.3f}x the bank's{_beside(mine, theirs, 'seconds')}"
+    return Cost(seconds, needed, said, "seconds")
 
 
 def control(runs: Sequence[Run], bank: Bank) -> float | None:
@@ -68,15 +73,22 @@ def _finished(runs: Sequence[Run]) -> list[Run]:
     return [run for run in runs if run.status == "ok"]
 
 
-def _flops(mine: list[Run], theirs: list[Run]) -> float | None:
-    """Mean FLOPs over mean FLOPs; None when those of any run are unknown."""
-    spent = [run.flops for run in mine], [run.flops for run in theirs]
-    known = [value for value in spent[0] if value], [value for value in spent[1] if value]
-    complete = len(known[0]) == len(mine) and len(known[1]) == len(theirs)
-    return statistics.fmean(known[0]) / statistics.fmean(known[1]) if complete else None
+def ratio(mine: Sequence[Run], theirs: Sequence[Run], kind: str) -> float | None:
+    """What finished runs spent over what others did: mean `flops`, or median `seconds` of training, start-up apart. None when it
+    is unknown: of FLOPs already when those of any run are."""
+    spent = [[getattr(run, kind) for run in _finished(side)] for side in (mine, theirs)]
+    known = [[value for value in side if value] for side in spent]
+    if not all(known) or (kind == "flops" and known != spent):
+        return None
+    middle = statistics.fmean if kind == "flops" else statistics.median
+    return float(middle(known[0]) / middle(known[1]))
 
 
-def _seconds(mine: list[Run], theirs: list[Run]) -> float | None:
-    """Median seconds of training, start-up apart, over the other median; None when unknown."""
-    known = [run.seconds for run in mine if run.seconds], [run.seconds for run in theirs if run.seconds]
-    return statistics.median(known[0]) / statistics.median(known[1]) if all(known) else None
+def _beside(mine: list[Run], theirs: list[Run], decided: str = "") -> str:
+    """The other costs, of which an increase is not charged; those that are unknown are left out."""
+    found = [(name, ratio(mine, theirs, kind)) for name, kind in (("FLOPs", "flops"), ("seconds", "seconds")) if kind != decided]
+    for name, key in (("tokens", "tokens"), ("parameters", "params")):
+        sides = [[run.account[key] for run in side if run.account.get(key)] for side in (mine, theirs)]
+        found.append((name, statistics.fmean(sides[0]) / statistics.fmean(sides[1]) if all(sides) else None))
+    said = ", ".join(f"{name} {value:.3f}x" for name, value in found if value)
+    return f"; not charged: {said}" if said else ""

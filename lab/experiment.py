@@ -1,4 +1,5 @@
-"""The workflow of an idea: nominate on one run, confirm on fresh seeds, control its cost, judge, promote. Pure: facts in, steps out.
+"""The workflow of an idea: nominate on one run, confirm on fresh seeds, control its cost, judge, promote, audit. Pure: facts in,
+steps out.
 
 `decide` looks at the folded ledger and names the next steps; `lab.laboratory` carries them out. Calling it again after a crash
 gives the steps that are still missing, so nothing about the workflow is remembered anywhere but in the ledger.
@@ -11,10 +12,10 @@ import statistics
 from dataclasses import dataclass
 from typing import Any
 
-from lab import claims, verdict
+from lab import audit, carry, claims, frontier, promotion, verdict
 from lab.cost import cost
 from lab.flags import drift
-from lab.records import BANK, NO_EVIDENCE, Attempt, Bank, Experiment, Run, State, bank_of
+from lab.records import BANK, NO_EVIDENCE, Attempt, Audit, Bank, Experiment, Run, State, bank_of
 from tasks.spec import Task
 
 BANK_LIMIT = 24
@@ -39,6 +40,8 @@ class Policy:
     queue_ahead: int = 2
     confirmation: str = "chief"
     promotion: str = "chief"
+    audit_every: int = 0
+    """Promotions after which the laboratory audits trunk by itself; 0: never."""
 
 
 @dataclass(frozen=True)
@@ -77,20 +80,109 @@ class Promote:
     experiment: str
 
 
-Step = Queue | Write | Rebase | Promote
+@dataclass(frozen=True)
+class Revert:
+    """Take back the promotion that trunk ends with."""
+
+    experiment: str
+
+
+@dataclass(frozen=True)
+class StartAudit:
+    """Take each promoted idea out of the present trunk, as a commit of its own, and order the audit of them."""
+
+
+@dataclass(frozen=True)
+class ProposeRemoval:
+    """Propose to take an idea out of trunk, as an audit suggests."""
+
+    experiment: str
+    audit: str
+
+
+Step = Queue | Write | Rebase | Promote | Revert | StartAudit | ProposeRemoval
 
 
 def decide(state: State, task: Task, policy: Policy) -> list[Step]:
     """The steps that the facts call for now. Empty when everything waits for runs or for somebody's order."""
+    if checked := _check(state, task, policy):
+        return checked  # nothing is built on a promotion that does not stand
     steps: list[Step] = [*_bank(state, policy), *_drift(state, policy), *_parents(state, task, policy)]
+    steps += [*_audits(state, task, policy), *_carries(state, task)]
     for experiment in state.experiments.values():
         attempt = experiment.attempt
-        if attempt is None or experiment.promoted or experiment.withdrawn is not None:
+        if attempt is None or experiment.promoted or experiment.withdrawn is not None or experiment.removes:
             continue
         if attempt.verdict is None:
-            steps += _judge(state, task, policy, experiment, attempt)
+            mine = _judge(state, task, policy, experiment, attempt)
+            steps += [step for step in mine if not (_shared(step) and step in steps)]
         elif attempt.verdict["verdict"] == "improved" and policy.promotion == "auto" and _not_after(state, experiment):
             steps.append(Rebase(experiment.id) if attempt.parent != state.trunk else Promote(experiment.id))
+    return steps
+
+
+def _shared(step: Step) -> bool:
+    """Is it asked for once, however many ideas wait for it?"""
+    return isinstance(step, Queue) and step.purpose == "frontier"
+
+
+def _check(state: State, task: Task, policy: Policy) -> list[Step]:
+    """What was promoted last is compared with its parent when its bank is full, and taken back if it is no better."""
+    newest = state.trunks[-1] if state.trunks else None
+    experiment = state.experiments.get(newest.experiment) if newest else None
+    if newest is None or experiment is None:
+        return []
+    if experiment.check is None:
+        body = promotion.check(state, newest, task.metric.direction == "minimize", policy.bank)
+        return [Write("checked", experiment.id, body)] if body else []
+    return [] if experiment.check["holds"] else [Revert(experiment.id)]
+
+
+def _audits(state: State, task: Task, policy: Policy) -> list[Step]:
+    """Runs and tables of audits under way, removals that the last one suggests, and the next one when it is due."""
+    steps: list[Step] = [StartAudit()] if audit.due(state, policy.audit_every) else []
+    for one in state.audits.values():
+        if one.result is None:
+            steps += _audit(state, task, policy, one)
+        elif state.same(one.trunk, state.trunk):
+            for row in (row for row in one.result["rows"] if row["verdict"] == "barnacle"):
+                removal = audit.removal_of(state, one, row)
+                attempt = removal.attempt if removal else None
+                if removal is None or attempt is None:
+                    steps.append(ProposeRemoval(row["experiment"], one.id))
+                elif attempt.verdict is None:
+                    body = audit.removal_verdict(state, one, row, attempt.number, task.metric.unit)
+                    steps.append(Write("verdict", removal.id, body))
+    return steps
+
+
+def _audit(state: State, task: Task, policy: Policy, one: Audit) -> list[Step]:
+    if any(idea["experiment"] not in state.experiments for idea in one.ideas):
+        return []  # somebody looks at one experiment alone (`lab.verify`)
+    if bank_ready(state, one.trunk, policy) is None:
+        late = "its trunk's bank is out of date"
+        return [] if state.same(one.trunk, state.trunk) else [Write("audit", one.id, audit.given_up(one, late))]
+    steps: list[Step] = []
+    for idea in one.ideas:
+        steps += [Queue("audit", idea["commit"], idea["experiment"])] * audit.missing(state, one, idea)
+    if steps or any(not run.over for idea in one.ideas for run in audit.runs_of(state, idea)):
+        return steps
+    return [Write("audit", one.id, audit.table(state, one, task))]
+
+
+def _carries(state: State, task: Task) -> list[Step]:
+    """Runs of promoted ideas and of the first trunk at the next scale, and what came of them."""
+    steps: list[Step] = []
+    for order in state.carries.values():
+        left = [state.experiments[name] for name in order.ideas if name not in order.results and name in state.experiments]
+        commits = {state.trunks[0].commit: "", **{str(one.promoted): one.id for one in left}} if left else {}
+        asked: list[Step] = []
+        for commit, name in commits.items():
+            asked += [Queue("carry", commit, name)] * carry.missing(state, order, commit)
+        if asked or any(carry.waits(state, commit) for commit in commits):
+            return [*steps, *asked]  # one order at a time: the next may find its runs made already
+        minimize = task.metric.direction == "minimize"
+        steps += [Write("carry", one.id, carry.outcome(state, order, one, minimize)) for one in left]
     return steps
 
 
@@ -207,6 +299,7 @@ def _nominate(bank: Bank | None, task: Task, experiment: Experiment, attempt: At
         "n": 1,
         "m": len(values),
         "sigma": sigma,
+        **frontier.Gain().facts(),
         "reasoning": [
             f"one run at {effect:+.4f} {task.metric.unit} ({-sigmas:+.1f} sigma of the bank, {sigma:.4f}) "
             f"against {statistics.fmean(values):.4f}",
@@ -231,6 +324,7 @@ def _failed(experiment: Experiment, attempt: Attempt, run: Run) -> Step:
 def without_comparison(attempt: Attempt, word: str, reasoning: list[str]) -> dict[str, Any]:
     """Body of a verdict that rests on no comparison; figures of an earlier verdict on the same attempt are kept."""
     figures: dict[str, Any] = {"effect": None, "low": None, "high": None, "p": None, "n": 0, "m": 0, "sigma": None}
+    figures |= frontier.Gain().facts()
     if attempt.verdict:
         figures = {key: attempt.verdict.get(key) for key in figures}
         reasoning = [*reasoning, f"before that, on {attempt.parent[:8]}: {attempt.verdict['verdict']}"]
@@ -272,17 +366,17 @@ def _confirm(
         return [_undecided(experiment, attempt, "neither its FLOPs nor its seconds can be compared with the bank's")]
     minimize = task.metric.direction == "minimize"
     values, baseline = [run.metric["audit"] for run in done], bank.values("audit")
-    controls = experiment.runs_for("control")
-    control = [run.metric["audit"] for run in controls if run.status == "ok" and run.machine == done[0].machine]
-    believed = verdict.beats(values, baseline, minimize=minimize, stages=policy.stages)
-    if charged.control and believed and len(control) < policy.bank:
-        broken = [run for run in controls if run.status in ("crashed", "invalid", "timeout")]
-        if len(broken) >= BANK_FAILURES:
-            return [
-                _undecided(experiment, attempt, f"the control at {charged.control:.2f}x the budget fails: {broken[-1].reason}")
-            ]
-        missing = policy.bank - len([run for run in controls if run.status in ("ok", "queued", "running")])
-        return [Queue("control", attempt.parent, experiment.id, attempt.number, "lab", budget_factor=charged.control)] * missing
+    control = [run.metric["audit"] for run in experiment.runs_for("control") if run.status == "ok" and run.machine == done[0].machine]
+    dear = charged.control if verdict.beats(values, baseline, minimize=minimize, stages=policy.stages) else None
+    if dear and (factors := frontier.missing(state, task, attempt.parent, policy.bank)):
+        return [Queue("frontier", attempt.parent, budget_factor=factor) for factor in factors]
+    if dear and frontier.pending(state, task, attempt.parent):
+        return []
+    curve = frontier.measured(state, task, bank, charged.kind)
+    beside = curve.beside(values, charged.ratio, minimize) if curve and charged.ratio else None
+    bought = beside if dear and frontier.bought(beside, minimize) else None
+    if dear and not bought and len(control) < policy.bank:
+        return _controls(policy, experiment, attempt, dear)
     judgement = verdict.judge(
         values,
         baseline,
@@ -292,13 +386,20 @@ def _confirm(
         compared_with=f"bank of {attempt.parent[:8]} (n {len(baseline)}), split audit",
         control=control or None,
         cost_ratio=charged.control,
+        bought=bought,
         ties=bool(task.scale.target),
     )
     if judgement is None:
         fresh = policy.stages[policy.stages.index(stage) + 1] - len(runs)
-        beside = interleaved(sum(run.status == "ok" or not run.over for run in bank.runs), fresh)
-        baselines: list[Step] = [Queue("bank", attempt.parent, splits=BOTH)] * beside
+        others = interleaved(sum(run.status == "ok" or not run.over for run in bank.runs), fresh)
+        baselines: list[Step] = [Queue("bank", attempt.parent, splits=BOTH)] * others
         return [step for pair in itertools.zip_longest(baselines, [mine] * fresh) for step in pair if step]
+    gain = frontier.unmeasured(state, task, attempt.parent) if dear else frontier.Gain()
+    if curve and charged.ratio:
+        gain = curve.gain(values, charged.ratio, minimize)
+    equal, by = (beside.test, f"trunk at {beside.spent:.6g}x the cost, by its frontier,") if beside else (None, "")
+    if len(control) > 1:
+        equal, by = verdict.welch(values, control, minimize=minimize), "its control"
     body = {
         "attempt": attempt.number,
         "verdict": judgement.verdict,
@@ -309,10 +410,23 @@ def _confirm(
         "n": judgement.n,
         "m": judgement.m,
         "sigma": judgement.sigma,
-        "reasoning": [*judgement.reasoning, charged.said, *_flagged(done)],
+        **gain.facts(),
+        "reasoning": [
+            *judgement.reasoning, charged.said, *frontier.lines(curve, gain, charged.ratio, equal, by), *_flagged(done)
+        ],
         "cost_ratio": charged.ratio,
     }
     return [Write("verdict", experiment.id, body)]
+
+
+def _controls(policy: Policy, experiment: Experiment, attempt: Attempt, factor: float) -> list[Step]:
+    """The runs of its parent on `factor` times the budget that an idea's control still lacks; undecided where they fail."""
+    runs = experiment.runs_for("control")
+    broken = [run for run in runs if run.status in ("crashed", "invalid", "timeout")]
+    if len(broken) >= BANK_FAILURES:
+        return [_undecided(experiment, attempt, f"the control at {factor:.6g}x the budget fails: {broken[-1].reason}")]
+    missing = policy.bank - len([run for run in runs if run.status in ("ok", "queued", "running")])
+    return [Queue("control", attempt.parent, experiment.id, attempt.number, "lab", budget_factor=factor)] * missing
 
 
 def interleaved(have: int, fresh: int) -> int:

@@ -1,4 +1,4 @@
-"""The GPUs of a slot as nvidia-smi sees them: how much memory a stage takes at most, and whether somebody else is there.
+"""The GPUs of a slot as nvidia-smi sees them: memory a stage takes at most, its clock, and whether somebody else is there.
 
 Called by the runner. A guest of the driver: where nvidia-smi is missing or says nothing the answers are None and False.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import statistics
 import subprocess
 import threading
 
@@ -44,17 +45,24 @@ def occupied(cuda: str) -> bool:
     return bool(query(cuda, "--query-compute-apps=pid")) or max(used, default=0) > IDLE_BYTES
 
 
+def reading(line: str) -> tuple[int | None, int | None]:
+    """(bytes in use, MHz of the SM clock) of a line of `--query-gpu=memory.used,clocks.sm`; None for what the GPU does not tell."""
+    memory, _, clock = (part.strip() for part in line.partition(","))
+    return int(memory) << 20 if memory.isdecimal() else None, int(clock) if clock.isdecimal() else None
+
+
 class Gauge:
-    """Follows the memory in use on a slot's GPUs until `close`. `pid` is nvidia-smi's, None where there is none."""
+    """Follows memory in use and clock of a slot's GPUs until `close`. `pid` is nvidia-smi's, None where there is none."""
 
     def __init__(self, cuda: str) -> None:
         self.peak: int | None = None
         """Bytes in use on the fullest of the GPUs, at most; None: not seen."""
         self.pid: int | None = None
+        self._clocks: list[int] = []
         self._process: subprocess.Popen[str] | None = None
         if not shutil.which("nvidia-smi"):
             return
-        command = ["nvidia-smi", f"--id={cuda}", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+        command = ["nvidia-smi", f"--id={cuda}", "--query-gpu=memory.used,clocks.sm", "--format=csv,noheader,nounits"]
         with contextlib.suppress(OSError):
             self._process = subprocess.Popen(
                 [*command, f"--loop-ms={SAMPLE_MILLISECONDS}"],
@@ -66,8 +74,16 @@ class Gauge:
     def _follow(self) -> None:
         assert self._process is not None and self._process.stdout is not None
         for line in self._process.stdout:
-            if line.strip().isdecimal():
-                self.peak = max(self.peak or 0, int(line) << 20)
+            memory, clock = reading(line)
+            if memory is not None:
+                self.peak = max(self.peak or 0, memory)
+            if clock is not None:
+                self._clocks.append(clock)
+
+    @property
+    def clock(self) -> float | None:
+        """MHz: the median of what was seen, so that the idle ends of a stage count little; None: not seen."""
+        return float(statistics.median(self._clocks)) if self._clocks else None
 
     def close(self) -> None:
         if self._process is not None:

@@ -72,6 +72,16 @@ class Home:
         return self.org / "task.json"
 
     @property
+    def next_task(self) -> Path:
+        """The same task at the next scale of its ladder; missing at the last."""
+        return self.org / "next.json"
+
+    @property
+    def next_data(self) -> Path:
+        """What `prepare` built for the next scale, once something is carried there."""
+        return self.org / "next-data"
+
+    @property
     def controller(self) -> Path:
         """{pid, started, heartbeat} of the controller that serves this home."""
         return self.org / "controller.json"

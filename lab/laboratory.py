@@ -9,11 +9,23 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from lab import similar
+from lab import audit, carry, promotion, similar
 from lab.client import PERSON, acknowledged, repeated
 from lab.errors import UserError
 from lab.executors import local
-from lab.experiment import Policy, Promote, Queue, Rebase, Step, Write, decide, without_comparison
+from lab.experiment import (
+    Policy,
+    Promote,
+    ProposeRemoval,
+    Queue,
+    Rebase,
+    Revert,
+    StartAudit,
+    Step,
+    Write,
+    decide,
+    without_comparison,
+)
 from lab.home import Home
 from lab.ledger import Fact, Ledger
 from lab.queue import in_flight
@@ -62,6 +74,10 @@ class Laboratory:
     def take(self, request: Request) -> dict[str, Any]:
         """Carry out an agent's or person's request. Returns the answer's body; raises UserError with the reason of a refusal."""
         self.refresh()
+        if request.kind == "audit":
+            return self._audit_request(request)
+        if request.kind == "carry":
+            return self._carry_request(request)
         identity = str(request.body.get("experiment", ""))
         experiment = self.state.experiments.get(identity)
         if experiment is None:
@@ -167,12 +183,18 @@ class Laboratory:
     def _promote_request(self, experiment: Experiment, request: Request) -> dict[str, Any]:
         self._may_decide(request, "promote")
         attempt = experiment.attempt
-        if attempt is None or experiment.verdict != "improved" or experiment.promoted:
+        wanted = "neutral" if experiment.removes else "improved"
+        if attempt is None or experiment.verdict != wanted or experiment.promoted:
             raise UserError(
-                f"{experiment.id} is {experiment.status}: only an experiment with the verdict `improved` can be promoted"
+                f"{experiment.id} is {experiment.status}: only an experiment with the verdict `{wanted}` can be promoted"
             )
-        if attempt.parent != self.state.trunk:
-            self._rebase(experiment)
+        if experiment.removes and not self.state.same(attempt.parent, self.state.trunk):
+            raise UserError(f"trunk has moved since {experiment.params['audit']}: `orgctl exp audit` looks at it again")
+        if attempt.parent != self.state.trunk and (why := self._rebase(experiment)):
+            raise UserError(
+                f"{experiment.id} {why}; nothing was merged and it is `inconclusive` now: propose it again on the present trunk"
+            )
+        if experiment.verdict is None:
             return {
                 "commit": None,
                 "note": f"trunk has moved since {experiment.id} was judged: it is confirmed again on the present trunk first",
@@ -217,10 +239,16 @@ class Laboratory:
             self._rebase(self.state.experiments[step.experiment])
         elif isinstance(step, Promote):
             self._promote(self.state.experiments[step.experiment], "lab")
+        elif isinstance(step, Revert):
+            self._revert(self.state.experiments[step.experiment])
+        elif isinstance(step, StartAudit):
+            self._start_audit("lab", self.policy.bank)
+        elif isinstance(step, ProposeRemoval):
+            self._propose_removal(self.state.experiments[step.experiment], step.audit)
 
     def _queue(self, wanted: Queue) -> None:
         """Queue one run on a seed that nothing was run on before."""
-        budget = self.task.scale.budget.times(wanted.budget_factor)
+        budget = self.runs.task_of(wanted.purpose).scale.budget.times(wanted.budget_factor)
         body = {
             "experiment": wanted.experiment,
             "attempt": wanted.attempt,
@@ -236,7 +264,8 @@ class Laboratory:
         self.ledger.append_new("run", "R", body)
         self.refresh()
 
-    def _rebase(self, experiment: Experiment) -> None:
+    def _rebase(self, experiment: Experiment) -> str:
+        """Carry the latest attempt to the present trunk as a new one; else a verdict says why not, and that is returned."""
         attempt = experiment.attempts[-1]
         number = attempt.number + 1
         try:
@@ -261,8 +290,13 @@ class Laboratory:
             ]
             body = without_comparison(attempt, "inconclusive", reasoning)
             self._write("verdict", experiment.id, body)
-            return
+            return reasoning[0]
         self._attempt(experiment, number, snapshot)
+        if attempt.verdict and self.state.same(attempt.parent, snapshot.parent):  # trunk is back at the files it was judged on
+            line = f"carried to {snapshot.parent[:8]}, whose files are those of {attempt.parent[:8]}: the verdict holds"
+            reasoning = [*attempt.verdict["reasoning"], line]
+            self._write("verdict", experiment.id, {**attempt.verdict, "attempt": number, "reasoning": reasoning})
+        return ""
 
     def _promote(self, experiment: Experiment, actor: str) -> str:
         """Trunk becomes the attempt's commit (its parent is trunk). The ledger names it first, then the ref follows."""
@@ -272,6 +306,95 @@ class Laboratory:
         self._write("trunk", attempt.commit, body, actor)
         self.mirror_trunk()
         return attempt.commit
+
+    def _revert(self, experiment: Experiment) -> None:
+        """Trunk gets its parent's files back by a commit on top, whose bank is the parent's."""
+        newest = self.state.trunks[-1]
+        why = f"reverted {experiment.id}: {promotion.why_reverted(experiment)}"
+        snapshot = self._without(newest.experiment, newest.commit, f"refs/org/exp/{experiment.id}/revert", why)
+        body = {
+            "commit": snapshot.commit, "parent": newest.commit, "experiment": "", "why": why, "reverts": experiment.id,
+            "bank": newest.parent,
+        }  # fmt: skip
+        self._write("trunk", snapshot.commit, body)
+        self.mirror_trunk()
+
+    # Audits
+
+    def _without(self, experiment: str, trunk: str, ref: str, message: str) -> Snapshot:
+        """A commit on top of `trunk` that undoes the promotion of an experiment. Raises Conflict and NothingChanged."""
+        step = next(step for step in self.state.trunks if step.experiment == experiment)
+        return self.repo.rebase(step.parent, step.commit, trunk, ref, "orgctl", message)
+
+    def _audit_request(self, request: Request) -> dict[str, Any]:
+        self._may_decide(request, "order audits")
+        seeds = request.body.get("seeds") or self.policy.bank
+        if type(seeds) is not int or not 2 <= seeds <= audit.SEEDS:
+            raise UserError(f"--seeds: give a whole number from 2 to {audit.SEEDS}")
+        if why := audit.refusal(self.state):
+            raise UserError(why)
+        identity = self._start_audit(request.actor, seeds)
+        return {"audit": identity, "ideas": self.state.audits[identity].ideas, "seeds": seeds}
+
+    def _carry_request(self, request: Request) -> dict[str, Any]:
+        self._may_decide(request, "carry ideas to the next scale")
+        following = self.runs.following
+        why = carry.refusal(self.task, following)
+        if why or following is None:
+            raise UserError(why or "there is no next scale")
+        seeds = request.body.get("seeds") or self.policy.bank
+        if type(seeds) is not int or not 2 <= seeds <= carry.SEEDS:
+            raise UserError(f"--seeds: give a whole number from 2 to {carry.SEEDS}")
+        standing = {one.id for one in self.state.promotions()}
+        named = request.body.get("experiments") or sorted(standing)
+        ideas = list(dict.fromkeys(str(name) for name in named)) if isinstance(named, list) else []
+        if other := next((name for name in ideas if name not in standing), None):
+            raise UserError(f"{other[:40]!r} is no promoted idea of this trunk: `orgctl exp list --status promoted` shows them")
+        if not ideas:
+            raise UserError("trunk holds no promoted idea: there is nothing to carry")
+        if not (self.home.next_data / "manifest.json").is_file():
+            raise UserError(f"the data of scale {following.scale.name} are not prepared: `orgctl exp carry` does that first")
+        body = {"scale": following.scale.name, "seeds": seeds, "by": request.actor, "ideas": ideas}
+        order = self.ledger.append_new("carry_order", "C", body, request.actor).subject
+        self.refresh()
+        return {"carry": order, **body}
+
+    def _start_audit(self, actor: str, seeds: int) -> str:
+        """Take each idea out of the present trunk by itself and order the runs of what is left. Returns the audit's id."""
+        trunk, ideas = self.state.trunk, []
+        for experiment in self.state.promotions():
+            idea: dict[str, Any] = {"experiment": experiment.id, "commit": "", "files": [], "why": ""}
+            ref = f"refs/org/audit/{trunk[:16]}/{experiment.id}"
+            try:
+                idea["commit"] = self._without(experiment.id, trunk, ref, f"trunk {trunk[:8]} without {experiment.id}").commit
+            except Conflict as error:
+                idea |= {"files": error.files, "why": f"later ideas changed the same places in {', '.join(error.files)}"}
+            except NothingChanged:
+                idea["why"] = "later ideas have undone it already"
+            ideas.append(idea)
+        body = {"trunk": trunk, "steps": len(self.state.trunks), "seeds": seeds, "by": actor, "ideas": ideas}
+        identity = self.ledger.append_new("audit_order", "A", body, actor).subject
+        self.refresh()
+        return identity
+
+    def _propose_removal(self, experiment: Experiment, identity: str) -> None:
+        """An experiment of the laboratory's own that takes a barnacle out: who promotes otherwise decides about it."""
+        found = self.state.audits[identity]
+        row = next(row for row in found.result["rows"] if row["experiment"] == experiment.id) if found.result else {}
+        removal = audit.removal_of(self.state, found, row)
+        if removal is None:
+            body = {
+                "agent": "lab", "hypothesis": f"trunk is no worse without {experiment.id}",
+                "mechanism": f"{identity} found that it no longer helps by more than the smallest effect of interest",
+                "family": "removal", "direction": "no-change", "min_effect": row["margin"],
+                "held_constant": "everything else on trunk", "params": {"removes": experiment.id, "audit": identity},
+                "base": found.trunk,
+            }  # fmt: skip
+            name = self.ledger.append_new("proposal", "E", body).subject
+            self.refresh()
+            removal = self.state.experiments[name]
+        message = f"{removal.id}: trunk without {experiment.id}"
+        self._attempt(removal, 1, self._without(experiment.id, found.trunk, f"refs/org/exp/{removal.id}/1", message))
 
     def mirror_trunk(self) -> None:
         """Make the git ref agree with the ledger: forward after a promotion, back when somebody else moved it (an alarm)."""

@@ -25,7 +25,9 @@ KINDS = {
     "nominate": ("first run", "o", "#56b4e9", 26),
     "confirm": ("confirmation", "D", "#e69f00", 24),
     "control": ("cost control", "P", "#cc79a7", 54),
+    "frontier": ("trunk's frontier", "X", "#f0e442", 54),
     "parent": ("parent again", "v", "#009e73", 30),
+    "audit": ("without an idea", "<", "#f0e442", 30),
 }
 """Purpose -> label, marker, colour (Okabe and Ito's colour-blind-safe set), size. Shapes differ too, for grey print."""
 BEST, FAILED, INK, PALE = "#0072b2", "#d55e00", "#222222", "#6b6b6b"
@@ -146,7 +148,7 @@ def _draw(state: State, task: Task, split: str, levels: Sequence[Level]) -> byte
 
 def _value(run: Run, split: str, other: str, shift: float) -> float:
     """A run's metric on `split`, or on the other split moved to its level; NaN when it has none."""
-    if run.status != "ok":
+    if run.status != "ok" or run.purpose == "carry":  # of another scale
         return math.nan
     return float(run.metric[split]) if split in run.metric else float(run.metric.get(other, math.nan)) + shift
 
@@ -227,6 +229,7 @@ def _names(
         if experiment is None:
             continue
         text = experiment.id if len(levels) > LABELS else f"{experiment.id}  {what(experiment)}"
+        text += " (reverted)" if experiment.reverted else ""
         label = axes.text(begin, level.mean, text, fontsize=9, color=INK, zorder=7, va="center")
         extent = label.get_window_extent(renderer)
         x, y = axes.transData.transform((begin, level.mean))

@@ -1,7 +1,8 @@
 """The order of requests: which queued run goes next on which free slot. Pure functions of facts; the controller calls them.
 
-Idle slots serve anybody: bank first, then confirmations and controls, then what the reported effect needs, then own ideas. An
-agent's home slot is a preference. Baselines for a bank that is full go in turn with the confirmations that asked for them.
+Idle slots serve anybody: bank first, then confirmations, controls and the frontier, then what the reported effect needs, audits
+and runs at the next scale, then own ideas. An agent's home slot is a preference. Baselines for a bank that is full go in turn with
+the confirmations that asked for them.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from lab.records import Run, State, bank_of
 from lab.slots import Slot
 
 HALT_SECONDS = 60.0
-RANK = {"bank": 0, "confirm": 1, "control": 1, "parent": 2, "nominate": 3}
+RANK = {
+    "bank": 0, "confirm": 1, "control": 1, "frontier": 1, "parent": 2, "audit": 3, "carry": 3, "nominate": 4
+}  # fmt: skip
 
 
 def waiting(state: State) -> list[Run]:

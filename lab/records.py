@@ -4,9 +4,11 @@ Called by everyone who asks "what is believed?": the workflow, the queue, the bo
 stored; fold the same facts twice and get the same state. `View` keeps a fold up to date with a growing ledger, and the
 state keeps indexes (open runs, banks), so that a look costs the same with ten runs and with thirty thousand.
 
-Fact kinds (body keys in brackets); a baseline bank and a control are runs of that purpose, a promotion is a trunk fact:
+Fact kinds (body keys in brackets); a baseline bank, a control and a frontier are runs of that purpose, a promotion is a trunk fact:
   session     [task, scale, org_hash, hashes, device, design, program, policy, up, stopped]   subject "" (several; later keys win)
-  trunk       [commit, parent, experiment, why]                    subject = commit (a promotion names its experiment)
+  trunk       [commit, parent, experiment, why, reverts, bank]     subject = commit (a promotion names its experiment; what takes
+              one back names that in `reverts`, and in `bank` the commit with the same files whose bank serves)
+  checked     [commit, effect, low, high, p, n, m, holds]          subject E....   (a promoted commit's bank against its parent's)
   proposal    [agent, hypothesis, mechanism, family, direction, min_effect, held_constant, params, base, again]   subject E0001
   amendment   [those of hypothesis ... held_constant that are new, again]   subject E....   (before the first run only)
   attempt     [number, parent, commit, diff, changed, ignored, again]     subject E....   (snapshot or rebase; judged apart)
@@ -15,9 +17,13 @@ Fact kinds (body keys in brackets); a baseline bank and a control are runs of th
   result      [status, reason, metric, account, hashes, log_tail, ended, flags, unsealed]   subject R....
   nomination  [attempt, nominated, value, bank_mean, bank_sigma, text]     subject E....
   confirm     [attempt]  (somebody ordered confirmation)           subject E....
-  verdict     [attempt, verdict, effect, low, high, n, m, p, reasoning]    subject E....
+  verdict     [attempt, verdict, effect, low, high, n, m, p, reasoning, ceg, ceg_low, ceg_high]    subject E....
   withdrawn   [why]                                                subject E....
   review      [finding, text]  anybody's opinion; changes no verdict   subject E....
+  audit_order [trunk, steps, seeds, by, ideas]                     subject A0001   (what trunk is without each of its ideas)
+  audit       [rows, additive, why]                                subject A....   (what came of it)
+  carry_order [scale, seeds, by, ideas]                            subject C0001   (promoted ideas at the next scale)
+  carry       [order, scale, effect, low, high, n, m, here, ratio, why]    subject E....   (what came of one of them)
   agent       [what, ...] started, restarted, stopped, gave_up     subject = agent name
   intervention[what, ...] taken over, released, person's action    subject = agent name
   alarm       [text]  something moved that nobody may move         subject = what
@@ -36,11 +42,15 @@ from typing import Any
 
 from lab.ledger import Fact, Ledger
 
-PURPOSES = ("bank", "confirm", "control", "parent", "nominate")
-"""In the order in which the queue serves them (confirm and control share a rank, and so do baselines for a bank that is full).
-`parent`: the parent of a promoted idea once more, on fresh seeds, for the effect that is reported (`lab.claims`)."""
+PURPOSES = ("bank", "confirm", "control", "frontier", "parent", "audit", "carry", "nominate")
+"""In the order in which the queue serves them (confirm, control and frontier share a rank, and so do baselines for a bank that is
+full). `frontier`: trunk on half and twice its budget, for all ideas that cost more than it (`lab.frontier`). `parent`: the parent
+of a promoted idea once more, on fresh seeds, for the effect that is reported (`lab.claims`); `audit`: trunk without one of its
+ideas (`lab.audit`); `carry`: at the next scale (`lab.carry`)."""
 BANK = 8
 """Runs of a baseline bank before anything is compared with it, where the session does not say."""
+OTHER_BUDGETS = ("control", "frontier", "carry")
+"""Runs whose budget or scale differs on purpose: they say nothing about the environment of the others."""
 NO_EVIDENCE = ("killed", "lost")
 """Ends of a run that say nothing about the candidate."""
 COMPARED = ("corpus", "tokenizer", "protected", "task", "torch", "python", "driver")
@@ -97,8 +107,7 @@ class Run:
 
     @property
     def environment(self) -> tuple[Any, ...]:
-        """(machine, kind and amount of the budget): runs of different ones are not compared, save a control, whose budget
-        differs on purpose."""
+        """(machine, kind and amount of the budget): runs of different ones are not compared, save those of OTHER_BUDGETS."""
         return (self.machine, self.budget.get("kind"), self.budget.get("amount"))
 
     @property
@@ -183,6 +192,12 @@ class Experiment:
     versions: list[Version] = field(default_factory=list)
     """The proposal as registered, then each amendment; the last one is what the fields above say."""
     reviews: list[Review] = field(default_factory=list)
+    check: dict[str, Any] | None = None
+    """What the promoted commit's own bank said beside its parent's."""
+    reverted: str | None = None
+    """The trunk commit that took it back, because its bank was no better."""
+    removed: str | None = None
+    """The trunk commit that took it out after an audit."""
 
     @property
     def attempt(self) -> Attempt | None:
@@ -195,10 +210,20 @@ class Experiment:
         return str(last.verdict["verdict"]) if last and last.verdict else None
 
     @property
+    def stands(self) -> bool:
+        """Is it part of trunk?"""
+        return self.promoted is not None and self.reverted is None and self.removed is None
+
+    @property
+    def removes(self) -> str:
+        """The experiment that this proposal of the laboratory would take out of trunk; "" for an idea."""
+        return str(self.params.get("removes", "")) if self.agent == "lab" else ""
+
+    @property
     def status(self) -> str:
-        """proposed, queued, running, nominated, confirming, withdrawn, promoted, or the verdict."""
+        """proposed, queued, running, nominated, confirming, withdrawn, promoted, reverted, removed, or the verdict."""
         if self.promoted:
-            return "promoted"
+            return "promoted" if self.stands else "reverted" if self.reverted else "removed"
         last = self.attempts[-1] if self.attempts else None
         if last and last.verdict:
             return str(last.verdict["verdict"])
@@ -228,6 +253,36 @@ class Trunk:
     experiment: str
     why: str
     time: float
+    reverts: str = ""
+    """The experiment that it takes back."""
+
+
+@dataclass
+class Audit:
+    """Trunk without each of its ideas in turn: what was ordered, and what came of it."""
+
+    id: str
+    trunk: str
+    steps: int
+    """Steps of trunk when it was ordered."""
+    seeds: int
+    by: str
+    ideas: list[dict[str, Any]]
+    """{experiment, commit, files, why}: `commit` is trunk without it; "" where it cannot be taken out alone, with the files."""
+    result: dict[str, Any] | None = None
+
+
+@dataclass
+class Carry:
+    """Promoted ideas on their way to the next scale."""
+
+    id: str
+    scale: str
+    seeds: int
+    by: str
+    ideas: list[str]
+    results: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Experiment -> body of its fact `carry`."""
 
 
 @dataclass
@@ -262,12 +317,16 @@ class State:
     trunks: list[Trunk] = field(default_factory=list)
     experiments: dict[str, Experiment] = field(default_factory=dict)
     runs: dict[str, Run] = field(default_factory=dict)
+    audits: dict[str, Audit] = field(default_factory=dict)
+    carries: dict[str, Carry] = field(default_factory=dict)
+    serves: dict[str, str] = field(default_factory=dict)
+    """Trunk commit -> the earlier one with the same files, whose bank serves."""
     alarms: list[str] = field(default_factory=list)
     taken_over: set[str] = field(default_factory=set)
     up: list[tuple[float, float | None]] = field(default_factory=list)
     """(since, until) of the times in which the organisation was up; until is None while it is."""
     environment: tuple[Any, ...] | None = None
-    """Of the newest run that ended well, controls apart."""
+    """Of the newest run that ended well, but for those on other budgets."""
     unsealed: str = ""
     """Why held-out text is within reach of training here, as the newest run that was looked at says; "" when it is not."""
     open: dict[str, Run] = field(default_factory=dict)
@@ -279,7 +338,7 @@ class State:
     slots: set[int] = field(default_factory=set)
     """Slots that any run was started on."""
     banks: dict[str, list[Run]] = field(default_factory=dict)
-    """Baseline runs by commit."""
+    """Baseline runs by commit, those of a revert with those of what it went back to."""
     banked: set[str] = field(default_factory=set)
     """Splits that any baseline run was scored on."""
     touched: dict[str, None] = field(default_factory=dict)
@@ -301,7 +360,11 @@ class State:
     def bank(self, commit: str | None = None) -> Bank:
         """Bank of a trunk commit (default: the present trunk)."""
         wanted = commit or self.trunk
-        return Bank(wanted, list(self.banks.get(wanted, ())))
+        return Bank(wanted, list(self.banks.get(self.serves.get(wanted, wanted), ())))
+
+    def same(self, one: str, other: str) -> bool:
+        """Are two trunk commits one baseline: the same, or a revert and what it went back to?"""
+        return self.serves.get(one, one) == self.serves.get(other, other)
 
     @property
     def wanted(self) -> int:
@@ -311,8 +374,9 @@ class State:
         return known if isinstance(known, int) and known > 1 else BANK
 
     def promotions(self) -> list[Experiment]:
-        """Promoted experiments in the order of trunk."""
-        return [self.experiments[step.experiment] for step in self.trunks if step.experiment in self.experiments]
+        """The ideas that trunk is made of, in its order."""
+        found = [self.experiments[step.experiment] for step in self.trunks if step.experiment in self.experiments]
+        return [experiment for experiment in found if experiment.stands and not experiment.removes]
 
     def tally(self) -> Counter[str]:
         """Number of experiments by status. Only those that something happened to are looked at anew."""
@@ -332,10 +396,20 @@ class State:
             elif "stopped" in body and self.up and self.up[-1][1] is None:
                 self.up[-1] = (self.up[-1][0], fact.time)
         elif fact.kind == "trunk":
-            self.trunks.append(Trunk(body["commit"], body["parent"], body["experiment"], body["why"], fact.time))
-            if body["experiment"] in self.experiments:
-                self.experiments[body["experiment"]].promoted = body["commit"]
-                self.touched[body["experiment"]] = None
+            step = Trunk(
+                body["commit"], body["parent"], body["experiment"], body["why"], fact.time, body.get("reverts", "")
+            )
+            self.trunks.append(step)
+            if bank := body.get("bank"):
+                self.serves[step.commit] = self.serves.get(bank, bank)
+            if step.experiment in self.experiments:
+                self.experiments[step.experiment].promoted = step.commit
+                self.touched[step.experiment] = None
+                self._remove(step.experiment, step.commit)
+            if step.reverts in self.experiments:
+                self.experiments[step.reverts].reverted = step.commit
+                self.touched[step.reverts] = None
+                self._remove(step.reverts, None)
         elif fact.kind == "proposal" and subject not in self.experiments:
             text = {key: body[key] for key in TEXTS}
             rest = {"agent": body["agent"], "params": dict(body["params"]), "base": body["base"]}
@@ -347,7 +421,7 @@ class State:
             run = Run(id=subject, queued=fact.time, **body)
             self.runs[subject] = self.open[subject] = run
             if run.purpose == "bank":
-                self.banks.setdefault(run.commit, []).append(run)
+                self.banks.setdefault(self.serves.get(run.commit, run.commit), []).append(run)
             if run.experiment in self.experiments:
                 self.experiments[run.experiment].runs.append(run)
             self.touched[run.experiment] = None
@@ -360,6 +434,14 @@ class State:
                 self.slots.add(body["slot"])
             else:
                 self._result(run, fact)
+        elif fact.kind == "audit_order":
+            self.audits[subject] = Audit(subject, body["trunk"], body["steps"], body["seeds"], body["by"], body["ideas"])
+        elif fact.kind == "audit" and subject in self.audits:
+            self.audits[subject].result = body
+        elif fact.kind == "carry_order":
+            self.carries[subject] = Carry(subject, body["scale"], body["seeds"], body["by"], list(body["ideas"]))
+        elif fact.kind == "carry" and body["order"] in self.carries:
+            self.carries[body["order"]].results[subject] = body
         elif fact.kind == "alarm":
             self.alarms.append(body["text"])
         elif fact.kind == "intervention":
@@ -382,8 +464,15 @@ class State:
             self.unsealed = run.unsealed
         if run.purpose == "bank":
             self.banked |= metric.keys()
-        if run.status == "ok" and run.purpose != "control":
+        if run.status == "ok" and run.purpose not in OTHER_BUDGETS:
             self.environment = run.environment
+
+    def _remove(self, identity: str, commit: str | None) -> None:
+        """What a removal takes out of trunk, or (None) gives back to it."""
+        gone = self.experiments.get(self.experiments[identity].removes)
+        if gone is not None:
+            gone.removed = commit
+            self.touched[gone.id] = None
 
     @staticmethod
     def _experiment(experiment: Experiment, fact: Fact) -> None:
@@ -404,6 +493,8 @@ class State:
             for key, value in said.items():
                 setattr(experiment, key, value)
             experiment.again = body.get("again") or experiment.again
+        elif fact.kind == "checked":
+            experiment.check = body
         elif fact.kind in ("nomination", "confirm", "verdict"):
             for attempt in experiment.attempts:
                 if attempt.number == body["attempt"]:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lab import claims, plot, verdict
+from lab import audit, carry, claims, frontier, plot, promotion, verdict
 from lab.errors import UserError
 from lab.files import write_atomic
 from lab.home import Home
@@ -136,6 +136,8 @@ def page(state: State, task: Task) -> str:
         parts += ["## Alarms", "", *(f"- {md(text)}" for text in state.alarms), ""]
     if state.experiments:
         parts += ["## Promoted, in order", "", *_promoted(state, task, split, steps), ""]
+        parts += ["## Audits", "", *_audits(state, task), ""] if state.audits else []
+        parts += ["## At the next scale", "", *_carried(state, task), ""] if state.carries else []
         parts += ["## Claims", "", *_claims(state, task, steps), ""]
         parts += ["## Every other idea", "", *_rejected(state, task, steps), ""]
     if state.runs:
@@ -178,8 +180,9 @@ def _summary(state: State, task: Task, split: str, steps: Sequence[Level]) -> li
     said = [f"{over} runs finished, {len(state.experiments)} ideas proposed, {promoted} promoted."]
     if not steps:
         said.append("There is no finished baseline, so nothing can be compared.")
-    elif promoted == 0:
-        said.append("Nothing was promoted: the baseline stands.")
+    elif state.same(state.trunk, steps[0].commit):
+        taken = ", ".join(step.reverts for step in state.trunks if step.reverts)
+        said.append(f"{md(taken)} was reverted: the baseline stands." if taken else "Nothing was promoted: the baseline stands.")
     elif len(steps) < 2 or steps[-1].commit != state.trunk:
         said.append("The newest trunk has no finished bank yet, so its gain is not confirmed by fresh runs.")
         if len(steps) > 1:
@@ -259,7 +262,8 @@ def _best(state: State, task: Task, split: str, steps: Sequence[Level]) -> list[
         return [f"No baseline run has finished well ({failed} failed)."]
     digits = _digits(steps)
     rows = []
-    for name, step in (("first baseline", steps[0]), ("confirmed best", steps[-1]))[: 2 if len(steps) > 1 else 1]:
+    moved = len(steps) > 1 and not state.same(steps[0].commit, steps[-1].commit)
+    for name, step in (("first baseline", steps[0]), ("confirmed best", steps[-1]))[: 2 if moved else 1]:
         for which in dict.fromkeys((split, "search", "audit", "locked")):
             for level in levels(state, which):
                 if level.commit == step.commit:
@@ -270,7 +274,7 @@ def _best(state: State, task: Task, split: str, steps: Sequence[Level]) -> list[
                     ))
     head = ("", "split", "mean", "95 % interval (Student t)", "sigma", "95 % interval (chi-squared)", "n")
     lines = _table(head, rows)
-    if len(steps) > 1:
+    if moved:
         lines += ["", _gain(state, task, split, steps), "", _freshness(state, steps)]
     return lines
 
@@ -283,7 +287,8 @@ def _sigma_interval(state: State, commit: str, split: str) -> tuple[float, float
 def _freshness(state: State, steps: Sequence[Level]) -> str:
     """Which of the compared runs also took part in a decision."""
     newest = [run for run in state.bank(steps[-1].commit).runs if run.status == "ok"]
-    if all(run.queued >= steps[-1].time for run in newest):
+    since = next(step.time for step in steps if state.same(step.commit, steps[-1].commit))
+    if all(run.queued >= since for run in newest):
         return (
             "The confirmed best is measured by fresh runs: queued after its promotion, on new seeds. The first"
             " baseline's runs took part in the first verdict, so an unlucky first bank would flatter the difference."
@@ -302,6 +307,7 @@ def _promoted(state: State, task: Task, split: str, steps: Sequence[Level]) -> l
             lines.append(f"   - set {md(plot.what(experiment, 120), 130)}")
         judged = next((a.verdict for a in reversed(experiment.attempts) if a.verdict), None)
         lines += [f"   - {md(line, 600)}" for line in _reasoning(judged)]
+        lines += [f"   - {md(line, 600)}" for line in promotion.said(experiment, task.metric.unit)]
         lines += [f"   - **{md(line, 600)}**" for line in claims.said(state, experiment.id, task)]
         bank = banks.get(experiment.promoted or "")
         if bank:
@@ -330,15 +336,17 @@ def _claims(state: State, task: Task, steps: Sequence[Level]) -> list[str]:
         rows.append((
             experiment.id, md(experiment.agent, 40), md(plot.what(experiment, 50), 60), md(outcome(experiment)),
             _number(judged.get("effect"), digits, True), f"{p:.2g}", "yes" if survives else "no",
-            after if experiment.promoted else "–",
+            _number(judged.get("cost_ratio"), 4), frontier.brief(judged) or "–",
+            after if experiment.stands or fresh else "–",
         ))
     kept = sum(survives for _, _, survives in found)
     unit = md(task.metric.unit)
     head = ("", "agent", "what", "outcome", f"effect when judged ({unit})", "p", f"survives at q = {claims.RATE:g}",
-            "reported effect (95 % interval)")
+            "cost", "CEG (95 % interval)", "reported effect (95 % interval)")
     said = (
         f"{kept} of {len(found)} claims survive Benjamini and Hochberg at q = {claims.RATE:g}: of the claims called surviving that share"
-        " may be false. p is one-sided, of the latest verdict."
+        " may be false. p is one-sided, of the latest verdict. Cost is that of the parent's bank times so much, of what decides (FLOPs or"
+        " seconds); CEG is the cost at which trunk gets as far over the idea's own, where trunk's frontier was measured and reaches it."
     )
     return [said, "", *_table(head, rows)]
 
@@ -351,7 +359,7 @@ def _reasoning(judged: dict[str, Any] | None) -> list[str]:
 def _rejected(state: State, task: Task, steps: Sequence[Level]) -> list[str]:
     digits = _digits(steps)
     order = {name: rank for rank, name in enumerate(VERDICTS)}
-    rest = sorted((e for e in state.experiments.values() if not e.promoted), key=lambda e: order.get(outcome(e), 99))
+    rest = sorted((e for e in state.experiments.values() if not e.stands), key=lambda e: order.get(outcome(e), 99))
     if not rest:
         return ["Every idea was promoted."]
     rows = []
@@ -360,16 +368,60 @@ def _rejected(state: State, task: Task, steps: Sequence[Level]) -> list[str]:
         interval = _range(judged.get("low"), judged.get("high"), digits, True) if judged.get("low") is not None else "–"
         p, n = judged.get("p"), judged.get("n")
         grounds = [*_reasoning(judged), experiment.withdrawn or ""]
+        gone = promotion.why_reverted(experiment) if experiment.reverted else ""
+        gone = gone or (f"taken out by {_remover(state, experiment)}" if experiment.removed else "")
         rows.append((
             experiment.id, md(experiment.agent, 40), md(plot.what(experiment, 70), 80), md(outcome(experiment)),
             _number(judged.get("effect"), digits, True), interval, "–" if not n else str(n),
             f"{p:.2g}" if isinstance(p, float) else "–",
-            md(grounds[0] if judged.get("p") is None else "", 120),
+            md(gone or (grounds[0] if judged.get("p") is None else ""), 120),
         ))
     counts = Counter(outcome(e) for e in rest)
     said = ", ".join(f"{count} {md(name)}" for name, count in counts.most_common())
     head = ("", "agent", "what", "outcome", f"effect ({md(task.metric.unit)})", "95 % interval", "n", "p", "why")
     return [f"{said[:1].upper()}{said[1:]}.", "", *_table(head, rows)]
+
+
+def _remover(state: State, experiment: Experiment) -> str:
+    return next((one.id for one in state.experiments.values() if one.promoted and one.promoted == experiment.removed), "nobody")
+
+
+def _audits(state: State, task: Task) -> list[str]:
+    """Trunk without each of its ideas, the newest audit first."""
+    said = [
+        "The effect of leaving an idea out of the trunk that was audited, everything promoted after it left in. `barnacle`: the"
+        " 95 % interval says that it no longer helps by more than the smallest effect of interest.", "",
+    ]  # fmt: skip
+    for one in reversed(state.audits.values()):
+        first, *rest = audit.lines(state, one, task.metric.unit)
+        said += [f"**{md(first)}**", ""]
+        if one.result is None:
+            said += [*(f"- {md(line)}" for line in rest), ""]
+            continue
+        digits = _digits(levels(state, state.split))
+        rows = []
+        for row in one.result["rows"]:
+            taken = audit.removal_of(state, one, row)
+            rows.append((
+                md(row["experiment"]), _number(row["effect"], digits, True), _range(row["low"], row["high"], digits, True),
+                f"{row['n']} against {row['m']}" if row["n"] else "–", md(row["verdict"] or "cannot be taken out alone"),
+                md(row["why"] or (f"{taken.id} would take it out ({taken.status})" if taken else "")),
+            ))  # fmt: skip
+        head = ("left out", f"effect of that ({md(task.metric.unit)})", "95 % interval", "n", "verdict", "")
+        said += [*_table(head, rows), "", *(f"- {md(line)}" for line in audit.sums(one, task.metric.unit)), ""]
+    return said[:-1]
+
+
+def _carried(state: State, task: Task) -> list[str]:
+    """What promoted ideas give at the next scale."""
+    said = [
+        "Trunk as each idea left it against the first trunk. The transfer ratio is that effect in units of the same here, each"
+        " relative to its baseline's mean.", "",
+    ]  # fmt: skip
+    for order in state.carries.values():
+        first, *rest = carry.said(state, order, task.metric.unit)
+        said += [f"- {md(first)}", *(f"  - {md(line, 600)}" for line in rest)]
+    return said
 
 
 def _failures(state: State) -> list[str]:

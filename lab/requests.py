@@ -18,7 +18,7 @@ LIMIT_BYTES = 1_000_000
 
 @dataclass(frozen=True)
 class Request:
-    """`kind` is one of run, confirm, promote, withdraw, stop, restart, takeover, release; `actor` is who claims to ask."""
+    """`kind` is one of run, confirm, promote, withdraw, audit, carry, stop, restart, takeover, release; `actor` is who claims to ask."""
 
     id: str
     kind: str

@@ -18,7 +18,7 @@ SPLITS = ("search", "audit", "locked")
 ACCOUNT = (
     "tokens", "steps", "flops", "flops_per_token", "params", "train_seconds", "score_seconds", "wall_seconds",
     "startup_seconds", "data_wait_seconds", "peak_memory_bytes", "peak_device_memory_bytes", "score_memory_bytes",
-    "checkpoint_bytes", "source_bytes", "flops_unknown", "tokens_per_second", "threads", "host_load",
+    "checkpoint_bytes", "source_bytes", "flops_unknown", "tokens_per_second", "threads", "host_load", "clock_mhz",
 )
 HASHES = ("corpus", "tokenizer", "protected", "torch", "python")
 """What must be equal for two runs to be compared: content hashes, and versions."""
@@ -49,7 +49,7 @@ def _row(run: Run, state: State, task: Task) -> dict[str, Any]:
         "flags": "; ".join(run.flags) or None, "unsealed": run.unsealed,
         "splits": ",".join(run.splits), "metric": task.metric.name,
         **{split: run.metric.get(split) for split in SPLITS},
-        **{name: run.account.get(name) for name in ACCOUNT}, "task": task.name, "scale": task.scale.name,
+        **{name: run.account.get(name) for name in ACCOUNT}, "task": task.name, "scale": _scale(run, state, task),
         "device": run.account.get("device"), "slot": run.slot, "budget_kind": run.budget.get("kind"),
         "budget_amount": run.budget.get("amount"), "commit": run.commit,
         "parent": attempt.parent if attempt else trunk.parent if trunk else None,
@@ -71,6 +71,11 @@ def _row(run: Run, state: State, task: Task) -> dict[str, Any]:
     }
     row["other"] = json.dumps(rest, sort_keys=True, default=str) if rest else None
     return row
+
+
+def _scale(run: Run, state: State, task: Task) -> str:
+    """A session carries to one other scale only."""
+    return next((order.scale for order in state.carries.values() if run.purpose == "carry"), task.scale.name)
 
 
 def _cell(value: Any) -> str:

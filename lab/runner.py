@@ -12,6 +12,7 @@ import json
 import os
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -22,7 +23,7 @@ from types import FrameType
 from typing import Any
 
 from lab import child as stages
-from lab.account import account, device_name
+from lab.account import account, cpu_clock, device_name
 from lab.child import Child
 from lab.errors import Stopped, UserError
 from lab.fence import Fence
@@ -32,6 +33,7 @@ from lab.measure import measure, shown, splits_to_score
 from lab.overlay import lay_protected, remove
 from lab.runspec import RunSpec
 from lab.seal import Seal
+from lab.slots import usable_cores
 from lab.watch import Watch, size
 from worktrees.repo import GitError, Repo
 
@@ -185,12 +187,13 @@ class Run:
                 if gauge:
                     gauge.close()
                     self.measured["peak_device_memory_bytes"] = gauge.peak
+                    self.measured["clock_mhz"] = gauge.clock
                     self.measured["contended"] = self.measured["contended"] or occupied(cuda)
         self._look_at_what_is_left(feeder)
 
     def _wait(self, train: Child, feeder: Child | None) -> None:
         """Wait for training to end; raises Stopped when it must not go on."""
-        looked = 0.0
+        looked, clocks = 0.0, list[float]()
         while train.poll() is None:
             self._stop_if_told()
             if train.seconds > self.task.scale.deadline_seconds:
@@ -200,6 +203,9 @@ class Run:
             haste = HASTE if train.seconds < EARLY_SECONDS else 1
             if time.monotonic() - looked >= LOOK_SECONDS / haste:
                 self.watch.training(train, self.seal.own)
+                if not self.spec.slot.cuda and (clock := cpu_clock(self.spec.slot.cpus or usable_cores())):
+                    clocks.append(clock)
+                    self.measured["clock_mhz"] = statistics.median(clocks)
                 looked = time.monotonic()
             time.sleep(POLL_SECONDS / haste)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,18 @@ class Runs:
     def state(self) -> State:
         return self.view.state
 
+    @cached_property
+    def following(self) -> Task | None:
+        """The task at the next scale of its ladder."""
+        try:
+            return Task.model_validate_json(self.home.next_task.read_text())
+        except OSError:
+            return None
+
+    def task_of(self, purpose: str) -> Task:
+        """The task as a run of this purpose gets it."""
+        return self.following if purpose == "carry" and self.following else self.task
+
     def start(self, now: float) -> None:
         """Start queued runs on free slots; nothing while the machine itself makes runs fail, or the disk is full."""
         if halted(self.state, now):
@@ -69,11 +82,12 @@ class Runs:
 
     def _spec(self, run: Run, slot: Slot) -> RunSpec:
         parent = self._parent(run)
-        factor = run.budget["amount"] / self.task.scale.budget.amount
-        scale = self.task.scale.model_copy(
+        task = self.task_of(run.purpose)
+        factor = run.budget["amount"] / task.scale.budget.amount
+        scale = task.scale.model_copy(
             update={
                 "budget": Budget(**run.budget),
-                "deadline_seconds": self.task.scale.deadline_seconds * max(1.0, factor),
+                "deadline_seconds": task.scale.deadline_seconds * max(1.0, factor),
             }
         )
         return RunSpec(
@@ -86,10 +100,10 @@ class Runs:
             parent=parent,
             seed=run.seed,
             splits=run.splits,
-            task=self.task.model_copy(update={"scale": scale}),
+            task=task.model_copy(update={"scale": scale}),
             budget=Budget(**run.budget),
             repo=self.home.root,
-            data=self.home.data,
+            data=self.home.next_data if run.purpose == "carry" else self.home.data,
             protected=self.home.protected,
             protected_hashes=self.state.session.get("protected", {}),
             slot=slot,
@@ -129,7 +143,9 @@ class Runs:
     def _needless(self, run: Run) -> str | None:
         """Why a queued run need not be started any more."""
         experiment = self.state.experiments.get(run.experiment)
-        if experiment is None or run.purpose == "parent":  # those are run because there is a verdict
+        if run.purpose == "parent" and experiment is not None and experiment.reverted:
+            return "its promotion was taken back"
+        if experiment is None or run.purpose in ("parent", "audit", "carry"):  # those are run because there is a verdict
             return None
         if experiment.withdrawn is not None:
             return "withdrawn before it started"

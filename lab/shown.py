@@ -38,12 +38,12 @@ def next_step(item: Experiment) -> str | None:
     return {
         "proposed": f"edit, then: orgctl exp run {item.id}",
         "nominated": f"the chief (or a person) may: orgctl exp confirm {item.id}",
-        "improved": f"the chief (or a person) may: orgctl exp promote {item.id}",
+        "neutral" if item.removes else "improved": f"the chief (or a person) may: orgctl exp promote {item.id}",
     }.get(item.status)
 
 
 def story(item: Experiment, reported: Sequence[str] = ()) -> str:
-    """Everything about an experiment, for people. `reported`: lines on its effect by fresh runs."""
+    """Everything about an experiment, for people. `reported`: lines on its promotion and its effect by fresh runs."""
     lines = [
         f"{item.id} by {item.agent}: {item.status}",
         f"  hypothesis: {item.hypothesis}",

@@ -30,8 +30,8 @@ LEAST = 4
 """Fresh seeds below which nothing is accepted (or as many as a shorter last stage has)."""
 WORSE = 0.05
 """One-sided p below which the end says `worse` and not merely `inconclusive`."""
-COST_TOLERANCE = 1.001
-"""Cost ratio above which an idea must beat a control that spends as much."""
+COST_TOLERANCE = 1 + 1e-6
+"""Cost ratio above which an idea must beat a control that spends as much: rounding of counts that are exact, no allowance."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,13 @@ class Welch(NamedTuple):
     """One-sided: how often a candidate that is no better would look at least this good."""
 
 
+class Beside(NamedTuple):
+    """An idea against what trunk reaches at the cost `spent`, a multiple of the bank's (`lab.frontier`)."""
+
+    spent: float
+    test: Welch
+
+
 def welch(
     candidate: Sequence[float], baseline: Sequence[float], confidence: float = 0.95, minimize: bool = True
 ) -> Welch:
@@ -93,7 +100,7 @@ def welch(
     """
     from scipy.special import stdtr, stdtrit  # half the start-up time of scipy.stats, and only where it is needed
 
-    mine, theirs = _moments(candidate, "candidate"), _moments(baseline, "baseline")
+    mine, theirs = moments(candidate, "candidate"), moments(baseline, "baseline")
     effect = mine.mean - theirs.mean
     if mine.variance + theirs.variance == 0:  # no spread at all: the difference, if any, is exact
         t = math.copysign(math.inf, effect) if effect else 0.0
@@ -157,7 +164,7 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[fl
     """(mean, low, high) after Student's t. Raises ValueError like `welch`."""
     from scipy.special import stdtrit
 
-    n, mean, variance = _moments(values, "sample")
+    n, mean, variance = moments(values, "sample")
     reach = float(stdtrit(n - 1, 0.5 + confidence / 2)) * math.sqrt(variance / n)
     return mean, mean - reach, mean + reach
 
@@ -166,7 +173,7 @@ def sigma_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[f
     """(standard deviation, low, high): (n - 1) s^2 / sigma^2 is chi-squared. Raises ValueError like `welch`."""
     from scipy.special import chdtri
 
-    n, _, variance = _moments(values, "sample")
+    n, _, variance = moments(values, "sample")
     low, high = (
         math.sqrt((n - 1) * variance / float(chdtri(n - 1, 0.5 + side * confidence / 2))) for side in (-1, 1)
     )
@@ -181,7 +188,7 @@ def nominate(
     One run only nominates: its value is never used again. A bank without any spread gives an infinite number of sigmas.
     Raises ValueError for a bank of fewer than two values, or a value that is not finite.
     """
-    _, mean, variance = _moments(bank, "bank")
+    _, mean, variance = moments(bank, "bank")
     if not math.isfinite(value):
         raise ValueError(f"the metric is {value}: a run without a finite metric cannot be compared")
     gain = mean - value if minimize else value - mean
@@ -214,11 +221,13 @@ def judge(
     stages: Sequence[int] = STAGES,
     control: Sequence[float] | None = None,
     cost_ratio: float | None = None,
+    bought: Beside | None = None,
     ties: bool = False,
 ) -> Judgement | None:
     """Judge fresh candidate runs against the baseline bank. `stages`: numbers of seeds at which there is a judgement, the
     last of which ends it; `ties`: different seeds may well give the same value (the cost of a target, when training ends
-    at a set part of its budget).
+    at a set part of its budget); `bought`: what trunk reaches at that cost or less, where that is so much better that a control
+    is not worth its runs.
 
     None means "not decided": more seeds are wanted, or (the only meaning on the last stage's seeds) the control at equal
     cost is, because the candidate beats the bank, `needs_control(cost_ratio)` and no control was given.
@@ -242,12 +251,14 @@ def judge(
     if found.accepted:
         if not needs_control(cost_ratio):
             return verdict("improved")
+        if bought:
+            against = f"against trunk's frontier at {bought.spent:.6g}x the cost {_interval(bought.test)}"
+            return verdict("bought", against + ": worse than what that buys", max(test.p_better, bought.test.p_better))
         if control is None:
             return None
         equal = welch(candidate, control, minimize=minimize)
         against = (
-            f"against trunk with {cost_ratio:.3f}x the budget (m = {len(control)}) effect {equal.effect:+.4g}"
-            f" (95 % interval {equal.low:+.4g} to {equal.high:+.4g}), p = {equal.p_better:.2g}"
+            f"against trunk with {cost_ratio:.6g}x the budget (m = {len(control)}) {_interval(equal)}"
         )
         beside = _look(equal, candidate, control, minimize, stages)
         p = max(test.p_better, equal.p_better)  # the claim is that it beats both
@@ -271,7 +282,7 @@ def _look(
 ) -> Look:
     n, m = len(candidate), len(baseline)
     better = -1.0 if minimize else 1.0
-    error = math.sqrt(_moments(baseline, "baseline").variance / information(n, m))
+    error = math.sqrt(moments(baseline, "baseline").variance / information(n, m))
     plain = better * (test.effect / error if error else test.t)
     return look(test.p_better, better * test.t, plain, n, m, stages)
 
@@ -295,6 +306,10 @@ def _lines(
     ]
 
 
+def _interval(test: Welch) -> str:
+    return f"effect {test.effect:+.4g} (95 % interval {test.low:+.4g} to {test.high:+.4g}), p = {test.p_better:.2g}"
+
+
 def _repeats(candidate: Sequence[float], baseline: Sequence[float]) -> bool:
     """Did different seeds give bit-identical values? Some ties are honest for a metric of few digits (an accuracy)."""
     if len(set(candidate)) == 1:
@@ -303,7 +318,8 @@ def _repeats(candidate: Sequence[float], baseline: Sequence[float]) -> bool:
     return len(set(candidate)) < len(candidate) and not few_digits
 
 
-def _moments(values: Sequence[float], what: str) -> Moments:
+def moments(values: Sequence[float], what: str) -> Moments:
+    """Of one sample; a ValueError of fewer than two values, or of one that is not finite, names it `what`."""
     n = len(values)
     for value in values:
         if not math.isfinite(value):

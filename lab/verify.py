@@ -26,13 +26,16 @@ from tasks.spec import Task
 from worktrees.repo import GitError, Repo
 
 LABORATORY = "lab"
-OURS = ("run", "start", "result", "nomination", "verdict", "alarm")
+OURS = ("run", "start", "result", "nomination", "verdict", "checked", "audit", "carry", "alarm")
 """Kinds of facts that only the laboratory itself writes."""
 FIGURES = {
     "nomination": ("nominated", "value", "sigmas", "bank_mean", "bank_sigma", "run"),
     "verdict": ("verdict", "effect", "low", "high", "p", "n", "m", "sigma"),
+    "checked": ("commit", "effect", "low", "high", "p", "n", "m", "holds"),
 }
 """What must come out the same; wording is left to the version that wrote it."""
+OF_TRUNK = ("bank", "frontier")
+"""Purposes of runs of a trunk commit, for no experiment."""
 OF_PARENT = ("control", "parent")
 """Purposes of runs of the parent of what was submitted."""
 TOLERANCE = 1e-9
@@ -78,6 +81,8 @@ def _replayed(ledger: Ledger, task: Task, state: State) -> Iterator[str]:
                 yield from (f"{name}: {line}" for line in _claim(state, task, fact))
             elif fact.kind == "trunk":
                 yield from (f"{name}: {line}" for line in _promotion(state, fact))
+            elif fact.kind in ("audit", "carry"):
+                yield from (f"{name}: {line}" for line in _table(state, task, fact))
             elif fact.kind in ("start", "result") and fact.subject not in state.open:
                 yield f"{name}: " + ("it had ended already" if fact.subject in state.runs else "there is no such run")
             elif fact.kind == "run":
@@ -94,6 +99,18 @@ def policy(state: State) -> Policy:
     rules: dict[str, Any] = said if isinstance(said, dict) else {}
     found: dict[str, Any] = {key: tuple(rule) if isinstance(rule, list) else rule for key, rule in rules.items() if key in known}
     return Policy(**found)
+
+
+def _table(state: State, task: Task, fact: Fact) -> Iterator[str]:
+    """What an audit or the next scale gave, against what the workflow makes of the facts before it."""
+    steps = decide(state, task, policy(state))
+    written = (step for step in steps if isinstance(step, Write) and (step.kind, step.subject) == (fact.kind, fact.subject))
+    found = next((step.body for step in written), None)
+    if found is None:
+        yield f"the facts before it call for no {fact.kind}"
+    elif not same(found, fact.body):
+        differs = [clean(key, 40) for key in found if not same(found[key], fact.body.get(key))]
+        yield f"its {', '.join(differs)} are not what the facts before it give"
 
 
 def _claim(state: State, task: Task, fact: Fact) -> Iterator[str]:
@@ -121,8 +138,11 @@ def expected(state: State, task: Task, experiment: Experiment, fact: Fact) -> di
     for step in steps:
         if isinstance(step, Write) and (step.kind, step.subject) == (fact.kind, fact.subject):
             return step.body
-    # A change that cannot be carried to the present trunk ends there, by git's word.
     attempt = experiment.attempts[-1]
+    before = experiment.attempts[-2] if len(experiment.attempts) > 1 else None
+    if fact.kind == "verdict" and before and before.verdict and not attempt.verdict and state.same(before.parent, attempt.parent):
+        return {**before.verdict, "attempt": attempt.number}  # the same change on the same files
+    # A change that cannot be carried to the present trunk ends there, by git's word.
     asked = experiment.verdict == "improved" and attempt.parent != state.trunk
     if fact.kind == "verdict" and (asked or any(isinstance(step, Rebase) for step in steps)):
         return without_comparison(attempt, "inconclusive", [])
@@ -130,8 +150,18 @@ def expected(state: State, task: Task, experiment: Experiment, fact: Fact) -> di
 
 
 def _promotion(state: State, fact: Fact) -> Iterator[str]:
-    """A step of trunk: the first has no experiment, every other one an `improved` experiment on the trunk before."""
-    name = fact.body["experiment"]
+    """A step of trunk: the first has no experiment, every other one an `improved` experiment (or a removal that an audit
+    suggests) on the trunk before, or it takes that back."""
+    name, reverts = fact.body["experiment"], fact.body.get("reverts")
+    if reverts and not name:
+        newest, taken = state.trunks[-1] if state.trunks else None, state.experiments.get(reverts)
+        if newest is None or taken is None or (newest.experiment, newest.commit) != (reverts, fact.body["parent"]):
+            yield f"takes back {clean(reverts, 40)}, with which trunk does not end"
+        elif taken.check is None or taken.check["holds"]:
+            yield f"takes back {taken.id}, whose bank was not found wanting"
+        elif fact.body.get("bank") != newest.parent:
+            yield f"takes back {taken.id}, but to the bank of another commit than its parent's"
+        return
     if not name:
         if state.trunks:
             yield "moves trunk without an experiment"
@@ -140,20 +170,27 @@ def _promotion(state: State, fact: Fact) -> Iterator[str]:
     attempt = experiment.attempt if experiment else None
     if experiment is None or attempt is None:
         yield f"promotes {clean(name, 40)}, of which nothing was run"
-    elif experiment.verdict != "improved":
+    elif experiment.verdict != ("neutral" if experiment.removes else "improved"):
         yield f"promotes {experiment.id}, which is {experiment.status} and not improved"
     elif (attempt.commit, attempt.parent) != (fact.body["commit"], state.trunk):
         yield f"promotes {experiment.id}, but not its commit on the trunk before"
 
 
 def _queued(state: State, fact: Fact) -> Iterator[str]:
-    """A baseline run is of a trunk commit; others are of their experiment's attempt, controls and fresh parents of its parent."""
+    """A run for a bank or a frontier is of a trunk commit; others are of their experiment's attempt, controls and fresh parents of
+    its parent."""
     body, name, commit = fact.body, fact.body["experiment"], clean(fact.body["commit"], 10)
     if fact.subject in state.runs:
         yield "there is a run of that name already"
-    if body["purpose"] == "bank":
+    if body["purpose"] in OF_TRUNK:
         if body["commit"] not in {step.commit for step in state.trunks}:
             yield f"a baseline run of {commit}, which never was trunk"
+    elif body["purpose"] == "audit":
+        if not any(body["commit"] == idea["commit"] for one in state.audits.values() for idea in one.ideas):
+            yield f"runs {commit}, which no audit asked for"
+    elif body["purpose"] == "carry":
+        if body["commit"] not in {step.commit for step in state.trunks}:
+            yield f"carries {commit}, which never was trunk"
     elif body["purpose"] in PURPOSES:
         attempts = state.experiments[name].attempts if name in state.experiments else []
         attempt = next((one for one in attempts if one.number == body["attempt"]), None)
@@ -176,6 +213,8 @@ def same(a: Any, b: Any) -> bool:
 def _word(kind: str, body: Mapping[str, Any]) -> str:
     if kind == "verdict":
         return clean(body.get("verdict"), 20)
+    if kind == "checked":
+        return "that it stands" if body.get("holds") else "that it does not stand"
     return "nominated" if body.get("nominated") else "not nominated"
 
 
@@ -212,7 +251,7 @@ def _result(run: Run, task: Task, folder: Path) -> Iterator[str]:
 def _score(run: Run, task: Task, folder: Path) -> Iterator[str]:
     """The metric again from the scorer's own word, where that was kept."""
     score, target = read_json(folder / "score.json"), task.scale.target
-    if score is None or (target and target.split not in run.splits):  # that split was not shown to the run
+    if score is None or (target and (target.split not in run.splits or run.purpose == "carry")):  # not shown to it, or another target
         return
     try:
         metric = measure(task, run.splits, score, run.account)
@@ -239,6 +278,9 @@ def _snapshots(state: State, repo: Repo) -> Iterator[str]:
                     yield f"{experiment.id}: its snapshot {ref} is gone"
                 elif refs[ref] != attempt.commit:
                     yield f"{experiment.id}: {ref} is at {refs[ref][:10]}, the ledger says {attempt.commit[:10]}"
+        for commit, other in state.serves.items():
+            if repo.changed_paths(commit, other):
+                yield f"trunk {commit[:10]} is compared by the bank of {other[:10]}, whose files are others"
         missing = repo.missing(list(commits))
         yield from (f"{clean(commits[commit], 80)} is not in the repository" for commit in missing)
     except GitError as error:

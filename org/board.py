@@ -46,9 +46,10 @@ WIDE, TALL = 140, 30
 """From this size on sections stand in boxes side by side; below they are stacked."""
 EVENTS = 60
 OUTCOMES = {
-    "promoted": "bold green", "improved": "green", "confirming": "cyan", "nominated": "cyan", "running": "yellow",
-    "queued": "bright_black", "proposed": "bright_black", "bought": "magenta", "neutral": "white", "worse": "red",
-    "inconclusive": "white", "invalid": "bold red", "crashed": "bold red", "withdrawn": "bright_black",
+    "promoted": "bold green", "reverted": "red", "removed": "magenta", "improved": "green", "confirming": "cyan",
+    "nominated": "cyan", "running": "yellow", "queued": "bright_black", "proposed": "bright_black", "bought": "magenta",
+    "neutral": "white", "worse": "red", "inconclusive": "white", "invalid": "bold red", "crashed": "bold red",
+    "withdrawn": "bright_black",
 }  # fmt: skip
 """Colour of an experiment's status."""
 FAINT = "grey58"

@@ -105,6 +105,7 @@ class Controller:
                 process.queue_ahead,
                 self.design.confirmation,
                 self.design.promotion,
+                process.audit_every,
             ),
             self.repo,
             session.slots_of(self.home, self.session),
@@ -145,7 +146,7 @@ class Controller:
                 raise UserError("the request file is not valid: use the orgctl commands")
             if request.kind in PEOPLE_REQUESTS:
                 answer(self.home, request, True, **self._person(request))
-            elif request.kind in ("run", "confirm", "promote", "withdraw"):
+            elif request.kind in ("run", "confirm", "promote", "withdraw", "audit", "carry"):
                 answer(self.home, request, True, **self.lab.take(request))
             else:
                 raise UserError(f"unknown request {request.kind[:40]!r}")

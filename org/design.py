@@ -71,6 +71,8 @@ class Process(Model):
     confirm_stages: list[int] = Field(default=list(verdict.STAGES), min_length=1)
     """Fresh-seed runs of a candidate in all after each stage of its confirmation; a clear stage ends it early. The error
     rates of a verdict are simulated for the default stages and bank; fewer runs find less."""
+    audit_every: int = Field(default=0, ge=0)
+    """Promotions after which each of trunk's ideas is left out in turn, to see whether it still helps; 0: only when ordered."""
     restart: Restart = Restart()
     """Back-off when an agent's process dies."""
 

@@ -65,7 +65,36 @@ def _trunk(fact: Fact, state: State) -> str:
     commit = str(fact.body["commit"])[:7]
     if fact.body.get("experiment"):
         return f"{fact.body['experiment']} promoted: trunk is now {commit}"
+    if fact.body.get("reverts"):
+        return f"{fact.body['why']}: trunk is now {commit}"
     return f"trunk begins at {commit}: {fact.body.get('why', '')}"
+
+
+def _checked(fact: Fact, state: State) -> str:
+    body = fact.body
+    interval = f"[{figure(body['low'], signed=True)}, {figure(body['high'], signed=True)}]"
+    outcome = "it stands" if body["holds"] else "it does not stand"
+    return f"{fact.subject}'s own bank {figure(body['effect'], signed=True)} {interval} against its parent's: {outcome}"
+
+
+def _audit_order(fact: Fact, state: State) -> str:
+    body = fact.body
+    return f"{fact.subject}: {body['by']} orders an audit of trunk {str(body['trunk'])[:7]}, {len(body['ideas'])} ideas"
+
+
+def _audit(fact: Fact, state: State) -> str:
+    found = ", ".join(f"{row['experiment']} {row['verdict'] or 'not by itself'}" for row in fact.body["rows"])
+    return f"{fact.subject}: left out in turn: {found}"
+
+
+def _carry_order(fact: Fact, state: State) -> str:
+    return f"{fact.subject}: {fact.body['by']} carries {', '.join(fact.body['ideas'])} to scale {fact.body['scale']}"
+
+
+def _carry(fact: Fact, state: State) -> str:
+    body, ratio = fact.body, fact.body.get("ratio")
+    arrives = f", {ratio[0]:.2f} of what it is here" if ratio and ratio[0] is not None else ""
+    return f"{fact.subject} at scale {body['scale']}: {figure(body['effect'], signed=True)}{arrives}"
 
 
 def _proposal(fact: Fact, state: State) -> str:
@@ -186,5 +215,6 @@ def _alarm(fact: Fact, state: State) -> str:
 _TELL: dict[str, Any] = {
     "session": _session, "trunk": _trunk, "proposal": _proposal, "attempt": _attempt, "start": _start,
     "result": _result, "nomination": _nomination, "confirm": _confirm, "verdict": _verdict, "withdrawn": _withdrawn,
-    "amendment": _amendment, "review": _review, "agent": _agent, "intervention": _intervention, "alarm": _alarm,
+    "amendment": _amendment, "review": _review, "checked": _checked, "audit_order": _audit_order, "audit": _audit,
+    "carry_order": _carry_order, "carry": _carry, "agent": _agent, "intervention": _intervention, "alarm": _alarm,
 }  # fmt: skip

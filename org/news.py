@@ -5,6 +5,7 @@ The text is short, says what is now believed and what the useful next steps are.
 
 from __future__ import annotations
 
+from lab import audit, carry, promotion
 from lab.ledger import Fact
 from lab.records import State
 from tasks.spec import Task
@@ -24,6 +25,21 @@ def letters(fact: Fact, state: State, agents: list[str], task: Task) -> list[Let
             "Base new ideas on it: `git reset --hard org/trunk` in your worktree."
         )
         return [(agent, "promotion", fact.body["experiment"], text) for agent in agents]
+    if fact.kind == "trunk" and fact.body.get("reverts"):
+        taken = state.experiments.get(fact.body["reverts"])
+        grounds = "\n".join(f"- {line}" for line in promotion.said(taken, task.metric.unit)) if taken else ""
+        text = (
+            f"Trunk is now {fact.body['commit'][:8]}: {fact.body['why']}.\n\n{grounds}\n\n"
+            "Base new ideas on it: `git reset --hard org/trunk` in your worktree."
+        )
+        return [(agent, "reverted", fact.body["reverts"], text) for agent in agents]
+    if fact.kind == "audit" and (done := state.audits.get(fact.subject)):
+        lines = "\n".join(f"- {line}" for line in audit.lines(state, done, task.metric.unit))
+        text = f"Audit of trunk, each idea left out in turn:\n\n{lines}\n"
+        return [(agent, "audit", fact.subject, text) for agent in agents]
+    if fact.kind == "carry":
+        text = f"At the next scale:\n\n- {carry.line(fact.body, fact.subject, task.metric.unit)}\n"
+        return [(agent, "carry", fact.subject, text) for agent in agents]
     if experiment is None or experiment.agent not in agents:
         return []
     agent = experiment.agent

@@ -89,6 +89,8 @@ def _lay_down(home: Home, repo: Repo, task: spec.Task, session: designs.Session,
         write_atomic(home.protected / path, content)
         hashes[path] = hashlib.sha256(content).hexdigest()
     write_atomic(home.task, task.model_dump_json(indent=1))
+    if task.scale.next:
+        write_atomic(home.next_task, spec.load(session.task, task.scale.next).model_dump_json(indent=1))
     ledger = Ledger(home.ledger, create=True)
     first = {
         "name": session.name,

@@ -139,8 +139,9 @@ def standing(state: State) -> dict[str, Any]:
     steps = staircase(state)
     first = steps[0] if steps else None
     best = None
-    if first and len(steps) > 1:
-        last, experiment = steps[-1], state.experiments.get(steps[-1]["experiment"])
+    if first and not state.same(first["commit"], state.trunk):
+        last = next(step for step in steps if state.same(step["commit"], state.trunk))  # a revert has what it went back to
+        experiment = state.experiments.get(last["experiment"])
         gain = last["value"] - first["value"] if last["value"] is not None and first["value"] is not None else None
         best = {
             "experiment": last["experiment"],

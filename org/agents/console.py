@@ -36,8 +36,8 @@ STATUS_STYLES = {
     "starting": "yellow",
 }  # fmt: skip
 OUTCOMES = {
-    "promoted": "bold green", "improved": "green", "confirming": "cyan", "nominated": "cyan", "bought": "magenta",
-    "worse": "red", "crashed": "bold red", "invalid": "bold red", "withdrawn": FAINT,
+    "promoted": "bold green", "reverted": "red", "removed": "magenta", "improved": "green", "confirming": "cyan",
+    "nominated": "cyan", "bought": "magenta", "worse": "red", "crashed": "bold red", "invalid": "bold red", "withdrawn": FAINT,
 }  # fmt: skip
 
 

@@ -145,6 +145,8 @@ class Researcher(Worker):
         for fact in facts:
             if fact.kind == "trunk" and fact.body.get("experiment") and self.now[0] != "starting":
                 self.note(f"trunk moved on: {fact.body['experiment']} was promoted", "green")
+            elif fact.kind == "trunk" and fact.body.get("reverts") and self.now[0] != "starting":
+                self.note(f"trunk went back: {fact.body['why']}", "yellow")
 
     # Deciding
 

@@ -19,6 +19,7 @@ from rich.text import Text
 from comms.mailbox import Message
 from lab.cost import control
 from lab.experiment import interleaved
+from lab.frontier import price
 from lab.home import Home
 from lab.ledger import Fact
 from lab.records import BANK, Experiment, State
@@ -85,7 +86,8 @@ def nominees(state: State, bank: int = BANK, stages: Sequence[int] = STAGES) -> 
         dear = needs_control(ratio)
         chance *= earned_share(state) if dear else 1.0
         likely = next((look for look in looks if look.needed / math.sqrt(information(look.n, look.m)) <= expected), looks[-1])
-        runs = likely.runs + 2 * bank * chance + (bank * ratio if dear else 0.0)  # a promotion: a new bank, and parent runs
+        runs = likely.runs + 2 * bank * chance  # a promotion: a new bank, and parent runs
+        runs += bank * ratio + price(state, one.attempts[-1].parent, bank) if dear else 0.0
         mine = max((run.ended or 0.0 for run in one.runs), default=0.0)
         found.append(Nominee(one.id, sigmas, expected, chance, runs, sum(time > mine for time in ended)))
     return sorted(found, key=lambda nominee: (-nominee.worth, nominee.experiment))
@@ -222,6 +224,8 @@ class Chief(Worker):
                 self.note(
                     f"{fact.body['experiment']} is promoted: trunk {str(fact.body.get('commit'))[:8]}", "bold green"
                 )
+            elif fact.kind == "trunk" and fact.body.get("reverts") and self.now[0] != "starting":
+                self.note(str(fact.body["why"]), "yellow")
 
     def candidates(self) -> list[Nominee]:
         """Nominees that may be confirmed, best first."""

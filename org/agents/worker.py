@@ -50,7 +50,7 @@ def superseded(state: State, experiment: Experiment) -> str | None:
     steps = [step.commit for step in state.trunks]
     for step in state.trunks[steps.index(base) + 1 if base in steps else len(steps) :]:
         promoted = state.experiments.get(step.experiment)
-        shared = sorted(set(promoted.params) & set(experiment.params)) if promoted else []
+        shared = sorted(set(promoted.params) & set(experiment.params)) if promoted and not promoted.reverted else []
         if promoted and shared:
             return f"{MOVED}{promoted.id}, promoted since, turned {', '.join(shared)} too"
     return None

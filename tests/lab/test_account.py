@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lab.account import account, device_name, spent
+from lab.account import account, cpu_clock, device_name, spent
+from lab.gpus import reading
 from tasks.spec import Budget
 
 TIMES: dict[str, Any] = {
@@ -65,3 +67,23 @@ def test_a_run_without_counts_and_score_still_has_an_account() -> None:
 
 def test_the_device_has_a_name() -> None:
     assert device_name() and "\n" not in device_name()
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("1024, 1980\n", (1 << 30, 1980)), ("[N/A], 345", (None, 345)), ("7, [Not Supported]", (7 << 20, None)),
+        ("No devices", (None, None)), ("", (None, None)),
+    ],
+)  # fmt: skip
+def test_a_line_of_the_gpus_driver_gives_memory_in_use_and_clock(line: str, expected: tuple[int | None, int | None]) -> None:
+    assert reading(line) == expected
+
+
+def test_the_clock_of_a_run_is_that_of_its_cores_where_the_kernel_tells_it(tmp_path: Path) -> None:
+    for cpu, khz in ((0, "2400000\n"), (1, "3000000\n"), (3, "<unknown>\n")):
+        (tmp_path / f"cpu{cpu}" / "cpufreq").mkdir(parents=True)
+        (tmp_path / f"cpu{cpu}" / "cpufreq" / "scaling_cur_freq").write_text(khz)
+    assert cpu_clock([0], tmp_path) == 2400.0 and cpu_clock([0, 1, 3, 7], tmp_path) == 2700.0
+    assert cpu_clock([3], tmp_path) is None and cpu_clock([], tmp_path) is None
+    assert account(None, None, **TIMES)["clock_mhz"] is None and account(None, None, **TIMES, clock_mhz=1980.0)["clock_mhz"] == 1980.0

@@ -122,6 +122,13 @@ class Story:
         for value in BANK:
             self.run("bank", commit, attempt=0, search=value + shift, audit=value + shift, **more)
 
+    def frontier(self, half: float, double: float, **more: Any) -> None:
+        """Trunk on half and twice its budget: four runs each around these means."""
+        for factor, mean in ((0.5, half), (2.0, double)):
+            for index in range(4):
+                value = mean + 0.001 * (index - 1.5)
+                self.run("frontier", "t0", attempt=0, factor=factor, flops=factor * 1e9, seconds=factor * 10, **{"audit": value, **more})
+
     def scale(self, **changes: Any) -> None:
         """Other budgets and targets from here on."""
         self.task = Task.model_validate({**TASK.model_dump(), "scale": {**TASK.scale.model_dump(), **changes}})
@@ -276,7 +283,9 @@ def test_an_unclear_effect_gets_a_second_stage(story: Story) -> None:
 
 def test_a_gain_that_costs_more_flops_is_checked_at_equal_cost_and_is_bought(story: Story) -> None:
     name = nominated(story)
-    steps = confirmed(story, name, flops=1.5e9)
+    assert {step.purpose for step in confirmed(story, name, flops=1.5e9)} == {"frontier"}
+    story.frontier(2.50, 2.41)
+    steps = story.next()
     assert [(step.purpose, step.commit) for step in steps] == [("control", "t0")] * 4
     assert steps[0].budget_factor == pytest.approx(1.5)
     for value in CONTROLS:
@@ -288,6 +297,7 @@ def test_a_gain_that_costs_more_flops_is_checked_at_equal_cost_and_is_bought(sto
 def test_a_gain_that_beats_its_control_is_improved(story: Story) -> None:
     name = nominated(story)
     confirmed(story, name, flops=1.03e9)
+    story.frontier(2.50, 2.41)
     for value in (2.440, 2.442, 2.441, 2.439):
         story.run("control", "t0", name, factor=1.03, audit=value)
     (verdict,) = story.next()
@@ -305,8 +315,8 @@ def confirmed(story: Story, name: str, **more: Any) -> list[Any]:
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
-        ("time", "decided at equal seconds, which the budget sees to; FLOPs 1.500x the bank's"),
-        ("flops", "decided at equal FLOPs, which the budget sees to"),
+        ("time", "decided at equal seconds, which the budget sees to; not charged: FLOPs 1.500x"),
+        ("flops", "decided at equal FLOPs, which the budget sees to; not charged: seconds 1.000x"),
     ],
 )
 def test_a_budget_of_seconds_or_flops_makes_the_cost_equal_and_needs_no_control(story: Story, kind: str, said: str) -> None:
@@ -320,7 +330,9 @@ def test_where_flops_are_unknown_the_claim_is_decided_at_equal_seconds_of_the_de
     story: Story, bank: float | None, mine: float | None
 ) -> None:
     name = nominated(story, flops=bank)
-    steps = confirmed(story, name, flops=mine, seconds=15.0)
+    confirmed(story, name, flops=mine, seconds=15.0)
+    story.frontier(2.50, 2.41)
+    steps = story.next()
     assert [(step.purpose, step.commit, step.budget_factor) for step in steps] == [("control", "t0", 1.5)] * 4
     for value in CONTROLS:
         story.run("control", "t0", name, factor=1.5, audit=value)
@@ -338,7 +350,7 @@ def test_unknown_flops_at_seconds_like_the_banks_need_no_control(story: Story) -
 def test_flops_decide_at_a_budget_of_tokens_whatever_the_seconds(story: Story) -> None:
     (verdict,) = confirmed(story, nominated(story), seconds=30.0)
     assert verdict.body["verdict"] == "improved"
-    assert verdict.body["reasoning"][3] == "decided at equal FLOPs: 1.000x the bank's"
+    assert verdict.body["reasoning"][3] == "decided at equal FLOPs: 1x the bank's; not charged: seconds 3.000x"
 
 
 def test_seconds_that_cannot_be_compared_leave_the_idea_undecided(story: Story) -> None:
@@ -413,15 +425,17 @@ def test_a_withdrawn_idea_is_left_alone(story: Story) -> None:
     assert story.next() == []
 
 
-def promoted(story: Story, value: float = 2.4485) -> str:
-    """An idea that was accepted with this mean and became trunk, whose new bank is full."""
+def promoted(story: Story, value: float = 2.4485, shift: float = -0.004, checked: bool = True) -> str:
+    """An idea that was accepted with this mean and became trunk, whose new bank is full and (`checked`) was found better."""
     name = nominated(story)
     effect = value - 2.45025
     body = {"attempt": 1, "verdict": "improved", "effect": effect, "low": effect - 0.001, "high": effect + 0.001, "p": 1e-4,
             "n": 4, "m": 6, "sigma": 0.0017, "reasoning": []}  # fmt: skip
     story.ledger.append("verdict", body, name)
     story.trunk("c1", "t0", name)
-    story.bank("c1", -0.004)
+    story.bank("c1", shift)
+    if checked:
+        story.tell(story.next()[0])
     return name
 
 

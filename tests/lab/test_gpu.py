@@ -48,7 +48,8 @@ def test_cuda_starts_inside_the_fence_of_training_and_its_memory_is_seen(tmp_pat
     )
     fence.close()
     gauge.close()
-    said = f"landlock {ABI}, own network {private_network()}, {time.monotonic() - begun:.1f} s, peak {gauge.peak}"
+    said = f"landlock {ABI}, own network {private_network()}, {time.monotonic() - begun:.1f} s, peak {gauge.peak}, {gauge.clock} MHz"
     assert "DONE" in done.stdout, f"{said}\n{done.stderr[-3000:]}"
     assert gauge.peak is not None and gauge.peak > 3 << 30, said
+    assert gauge.clock is not None and 100 < gauge.clock < 5000, said
     print(said)

@@ -260,7 +260,8 @@ def test_the_claims_say_which_survive_together_and_what_fresh_runs_made_of_what_
     story.tell("session", policy={"bank": 4})
     for word, effect, p in (("improved", -0.01, 0.0009), ("inconclusive", -0.004, 0.04), ("worse", 0.02, 0.9)):
         name = story.idea(f"it is {word}")
-        story.judge(name, word, effect, low=effect - 0.005, high=effect + 0.005, p=p, n=8, sigma=0.009)
+        gain = {"cost_ratio": 1.04, "ceg": 1.153, "ceg_low": 1.08, "ceg_high": 1.231} if word == "improved" else {}
+        story.judge(name, word, effect, low=effect - 0.005, high=effect + 0.005, p=p, n=8, sigma=0.009, **gain)
     story.judge(story.idea("crashes"), "crashed")
     won, parent = "E0001", story.trunk
     story.promote(won)
@@ -274,12 +275,12 @@ def test_the_claims_say_which_survive_together_and_what_fresh_runs_made_of_what_
         return {row[0]: row for row in cells}
 
     assert {name: row[6] for name, row in rows().items()} == {"E0001": "yes", "E0002": "no", "E0003": "no"}
-    assert rows()[won][7] == "not measured yet" and rows()["E0002"][7] == "–"
+    assert rows()[won][7:] == ["1.0400", "1.15 (1.08 to 1.23)", "not measured yet"] and rows()["E0002"][7:] == ["–", "–", "–"]
     assert "not measured yet (4 of 4" in written(story)[2]
     for value in (2.404, 2.396, 2.409, 2.400):
         story.run("parent", {"audit": value}, won, parent)
     test = verdict.welch([2.391, 2.402, 2.396, 2.385], [2.404, 2.396, 2.409, 2.400])
-    assert rows()[won][7] == f"{test.effect:+.4f} ({test.low:+.4f} to {test.high:+.4f})"
+    assert rows()[won][9] == f"{test.effect:+.4f} ({test.low:+.4f} to {test.high:+.4f})"
     assert f"**reported effect {test.effect:+.4g} bits per byte" in written(story)[2]
 
 
@@ -331,6 +332,8 @@ def test_every_kind_of_run_is_drawn_in_its_colour_and_the_best_as_a_staircase(st
     story.run("confirm", {"audit": 2.37}, name)
     story.run("control", {"audit": 2.39}, name)
     story.run("parent", {"audit": 2.415}, name)
+    story.run("frontier", {"audit": 2.405})
+    story.run("audit", {"audit": 2.409}, name)
     png = written(story)[0]
     for _, _, colour, _ in plot.KINDS.values():
         assert has_colour(png, colour, tmp_path), colour

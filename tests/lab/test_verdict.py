@@ -167,14 +167,14 @@ def test_a_diverged_run_is_judged_and_one_beyond_arithmetic_is_refused() -> None
 
 
 def test_what_costs_more_must_beat_a_control_that_spends_as_much() -> None:
-    assert verdict.needs_control(1.08) and not verdict.needs_control(1.0005) and not verdict.needs_control(None)
+    assert [verdict.needs_control(ratio) for ratio in (1.08, 1.00001, 1 + 1e-9, None)] == [True, True, False, False]
     assert verdict.beats(CLEAR, BANK, minimize=True) and not verdict.beats(CLEAR[:2], BANK, minimize=True)
     assert judge(CLEAR, cost_ratio=1.08) is None, "undecided until the control has run"
     found = judge(CLEAR, cost_ratio=1.08, control=[2.401, 2.395, 2.408, 2.399, 2.391])
     assert found and found.verdict == "improved" and found.p > verdict.welch(CLEAR, BANK).p_better, "it claims to beat both"
     bought = judge(CLEAR, cost_ratio=1.08, control=[2.344, 2.351, 2.349])
     assert bought and bought.verdict == "bought" and bought.p > 0.2
-    assert "1.080x the budget" in bought.reasoning[2]
+    assert "1.08x the budget" in bought.reasoning[2]
     assert judge(CLEAR, cost_ratio=1.08, control=[2.354, 2.359, 2.352]) is None, "more seeds may tell them apart"
     assert word(CLEAR, cost_ratio=0.9) == "improved", "what costs less needs no control"
 

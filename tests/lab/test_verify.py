@@ -9,8 +9,12 @@ import pytest
 
 from lab import verify
 from lab.experiment import Policy, Rebase, Write, without_comparison
+from lab.ledger import Fact
 from lab.records import State
-from tests.lab.test_experiment import Story, confirmed, nominated
+from tests.lab.test_audit import order, stack
+from tests.lab.test_audit import runs as audited
+from tests.lab.test_carry import runs as carried
+from tests.lab.test_experiment import Story, confirmed, nominated, promoted
 
 
 @pytest.fixture
@@ -34,6 +38,7 @@ def told(story: Story, steps: list[Any]) -> dict[str, Any]:
 def test_a_bought_gain_and_its_control(story: Story) -> None:
     name = nominated(story)
     confirmed(story, name, flops=1.5e9)
+    story.frontier(2.50, 2.41)
     for value in (2.380, 2.382, 2.381, 2.379):
         story.run("control", "t0", name, audit=value)
     assert told(story, story.next())["verdict"] == "bought" and lines(story) == []
@@ -116,3 +121,58 @@ def test_a_run_of_something_else_than_was_submitted(story: Story) -> None:
         f"runs c9, which is not what {name} was submitted as", "a baseline run of c1, which never was trunk",
     ]  # fmt: skip
     assert [line.partition(": ")[0][-6:-1] for line in lines(story)] == [run, bank]
+
+
+def beside(story: Story, *given: str) -> list[str]:
+    """The same, but for the verdicts on ideas that a test gave by hand."""
+    return [line for line in lines(story) if not any(f"(verdict {name})" in line for name in given)]
+
+
+def test_a_promotion_that_stands_and_one_that_is_taken_back(story: Story) -> None:
+    name = promoted(story, shift=0.0)
+    body = {"commit": "r1", "parent": "c1", "experiment": "", "why": "w", "reverts": name, "bank": "t0"}
+    state = story.state
+    assert beside(story, name) == [] and list(verify._promotion(state, Fact(99, 0.0, "trunk", "r1", "lab", body, ""))) == []
+    for wrong in ({"reverts": "E0009"}, {"parent": "t0"}, {"bank": "c1"}):
+        assert list(verify._promotion(state, Fact(99, 0.0, "trunk", "r1", "lab", {**body, **wrong}, ""))), wrong
+
+
+def test_a_check_that_says_something_else_than_the_banks(story: Story) -> None:
+    name = promoted(story, shift=0.0, checked=False)
+    (step,) = story.next()
+    story.ledger.append("checked", {**step.body, "holds": True}, step.subject)
+    (line,) = beside(story, name)
+    assert "says that it stands, but the facts before it give that it does not stand (holds True for False)" in line
+
+
+def test_an_audit_a_removal_and_what_was_carried(story: Story) -> None:
+    one, two = stack(story, -0.02, -0.04)
+    order(story, [one, two])
+    audited(story, one, -0.04)
+    audited(story, two, -0.02)
+    told(story, story.next())
+    proposal = {**dict.fromkeys(("mechanism", "family", "held_constant"), ""), "direction": "no-change", "hypothesis": "h",
+                "agent": "lab", "min_effect": 0.01, "params": {"removes": one, "audit": "A0001"}, "base": "c2"}  # fmt: skip
+    removal = story.ledger.append_new("proposal", "E", proposal).subject
+    story.idea(f"without-{one}", "c2", 1, removal)
+    told(story, story.next())
+    story.ledger.append_new("carry_order", "C", {"scale": "next", "seeds": 4, "by": "chief", "ideas": [two]})
+    carried(story, "t0", 1.2)
+    carried(story, "c2", 1.195, two)
+    (step,) = story.next()
+    story.tell(step)
+    assert beside(story, one, two) == []
+    story.ledger.append("carry", {**step.body, "effect": -1.0}, two)
+    (line,) = beside(story, one, two)
+    assert "the facts before it call for no carry" in line
+
+
+def test_an_audit_whose_table_was_changed(story: Story) -> None:
+    (one,) = stack(story, -0.02)
+    order(story, [one])
+    audited(story, one, -0.02)
+    (step,) = story.next()
+    rows = [{**row, "verdict": "helps"} for row in step.body["rows"]]
+    story.ledger.append("audit", {**step.body, "rows": rows}, step.subject)
+    (line,) = beside(story, one)
+    assert "its rows are not what the facts before it give" in line

@@ -56,6 +56,8 @@ def test_what_costs_more_compute_is_less_likely_to_be_worth_it(tmp_path: Path) -
     cheap, dear = nominees(paper.state)
     assert (cheap.experiment, dear.experiment) == ("E0001", "E0002")
     assert dear.runs > cheap.runs and dear.chance < cheap.chance
+    paper.queue("frontier", "t0")
+    assert nominees(paper.state)[1].runs == dear.runs - 10, "the frontier is paid for once"
     before = earned_share(paper.state)
     paper.verdict("E0002", "bought", -0.05)
     assert earned_share(paper.state) < before
