@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import sqlite3
 import sys
+from typing import NoReturn
 
 import typer
-from pydantic import ValidationError
 
 import comms.commands
 import lab.commands
 import org.commands
 from comms.message import MailError
-from lab.errors import UserError
-from tasks.spec import TaskError
-from worktrees.repo import GitError
+from lab import failures
 
 app = typer.Typer(
     help="Program a research organisation of AI agents on one metric, and believe only what its laboratory has measured.",
@@ -32,24 +29,20 @@ def main() -> None:
     """Entry point of the `orgctl` script."""
     try:
         app()
-    except (UserError, TaskError, GitError, MailError) as error:
-        print(f"orgctl: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        print(f"orgctl: a file of this organisation is damaged ({error.title}: {field}: {first['msg']})", file=sys.stderr)
-        sys.exit(2)
-    except sqlite3.Error as error:
-        print(f"orgctl: the ledger cannot be used: {error}: free disk space or stop what holds it, then try again", file=sys.stderr)
-        sys.exit(2)
+    except MailError as error:
+        _stop(" ".join(str(error).split()))
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"orgctl: {where}{error.strerror or error}: check the path, its permissions and the free disk space", file=sys.stderr)
-        sys.exit(2)
+    except Exception as error:
+        if (line := failures.line(error)) is None:
+            raise
+        _stop(line)
+
+
+def _stop(line: str) -> NoReturn:
+    print(f"orgctl: {line}", file=sys.stderr)
+    sys.exit(2)
 
 
 if __name__ == "__main__":

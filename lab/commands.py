@@ -1,5 +1,5 @@
 """The laboratory's commands: `exp` (propose, amend, run, wait, show, list, diff, review, confirm, promote, audit, carry,
-withdraw), `ledger` (in `ledger_commands.py`), `report`.
+withdraw), `ledger` (in `ledger_commands.py`), `report`; and `mcp`, which offers them to agents as tools (in `tools.py`).
 
 The help texts teach the workflow: propose before running, one run only nominates, fresh seeds decide, only code writes verdicts.
 """
@@ -15,13 +15,14 @@ import typer
 
 from lab import audit as audits
 from lab import carry as carries
-from lab import claims, client, ledger_commands, promotion, similar
+from lab import claims, client, ledger_commands, promotion, similar, tools
 from lab.account import spent
+from lab.answer import as_data, pause
 from lab.errors import UserError
 from lab.files import read_json
 from lab.home import Home
 from lab.ledger import Ledger
-from lab.ledger_commands import JsonFlag, opened, print_json
+from lab.ledger_commands import JsonFlag, opened
 from lab.prepare import prepare
 from lab.records import Experiment, Run, State, View
 from lab.shown import brief, next_step, shown_run, story
@@ -56,9 +57,9 @@ def _experiment(state: State, identity: str) -> Experiment:
 
 
 def _tell(answer: dict[str, Any], as_json: bool, text: str) -> None:
-    if as_json:
-        print_json(answer)
-    elif "waiting" in answer:
+    if as_data(as_json, answer):
+        return
+    if "waiting" in answer:
         print("no controller answered; the request waits until the next `orgctl up`")
     else:
         print(printable(text))
@@ -179,20 +180,17 @@ def wait(
     _, view = opened()
     began = time.monotonic()
     while (under_way := _under_way(_experiment(view.state, identity))) and time.monotonic() - began < seconds:
-        time.sleep(min(0.5, seconds))
+        pause(min(0.5, seconds))
         view.refresh()
     item = _experiment(view.state, identity)
-    if as_json:
-        waited = round(time.monotonic() - began, 1)
-        print_json({**brief(item), "over": not under_way, "waited_seconds": waited, **_grounds(item)})
-        if under_way:
-            raise typer.Exit(1)
-    elif under_way:
+    waited = round(time.monotonic() - began, 1)
+    if as_data(as_json, {**brief(item), "over": not under_way, "waited_seconds": waited, **_grounds(item)}):
+        raise typer.Exit(1 if under_way else 0)
+    if under_way:
         raise UserError(
             f"{identity} still has runs going on after {seconds:.0f} s: wait again, or look at `orgctl status`"
         )
-    else:
-        print(story(item))
+    print(story(item))
 
 
 def _under_way(item: Experiment) -> bool:
@@ -272,8 +270,7 @@ def list_(
         for item in view.state.experiments.values()
         if (agent in (None, item.agent)) and (status in (None, item.status))
     ]
-    if as_json:
-        print_json([brief(item) for item in found])
+    if as_data(as_json, [brief(item) for item in found]):
         return
     from rich.console import Console
     from rich.table import Table
@@ -296,9 +293,7 @@ def show(identity: Identity, as_json: JsonFlag = False) -> None:
     item = _experiment(view.state, identity)
     task = Task.model_validate_json(home.task.read_text())
     fresh = [*promotion.said(item, task.metric.unit), *claims.said(view.state, item.id, task)]
-    if as_json:
-        print_json({**dataclasses.asdict(item), "status": item.status, "next": next_step(item), "reported": fresh})
-    else:
+    if not as_data(as_json, {**dataclasses.asdict(item), "status": item.status, "next": next_step(item), "reported": fresh}):
         print(story(item, fresh))
 
 
@@ -309,10 +304,8 @@ def diff(identity: Identity, as_json: JsonFlag = False) -> None:
     attempt = _experiment(view.state, identity).attempt
     if attempt is None:
         raise UserError(f"{identity} was not run yet, so no change is recorded")
-    if as_json:
-        keys = ("number", "parent", "commit", "changed", "ignored", "again", "diff")
-        print_json({"experiment": identity, **{key: getattr(attempt, key) for key in keys}})
-    else:
+    keys = ("number", "parent", "commit", "changed", "ignored", "again", "diff")
+    if not as_data(as_json, {"experiment": identity, **{key: getattr(attempt, key) for key in keys}}):
         print(printable(attempt.diff))
 
 
@@ -370,8 +363,7 @@ def audit(
         said = f"; {', '.join(stuck)} cannot be taken out alone" if stuck else ""
         _tell(answer, as_json, f"{answer.get('audit')} leaves each idea out on {answer.get('seeds')} fresh seeds{said}")
         return
-    if as_json:
-        print_json([dataclasses.asdict(one) for one in view.state.audits.values()])
+    if as_data(as_json, [dataclasses.asdict(one) for one in view.state.audits.values()]):
         return
     unit = Task.model_validate_json(home.task.read_text()).metric.unit
     for one in view.state.audits.values():
@@ -393,14 +385,13 @@ def carry(
     """Run promoted ideas, and the first trunk, at the next scale of the task: how much of the effect arrives there?"""
     home, view = opened()
     task = Task.model_validate_json(home.task.read_text())
-    if show and as_json:
-        print_json([dataclasses.asdict(one) for one in view.state.carries.values()])
-    elif show:
+    if show and as_data(as_json, [dataclasses.asdict(one) for one in view.state.carries.values()]):
+        return
+    if show:
         for one in view.state.carries.values():
             print(printable("\n  ".join(carries.said(view.state, one, task.metric.unit))))
         if not view.state.carries:
             print("nothing was carried yet: orgctl exp carry")
-    if show:
         return
     following = Task.model_validate_json(home.next_task.read_text()) if home.next_task.is_file() else None
     if following is None or (why := carries.refusal(task, following)):
@@ -433,8 +424,16 @@ def report(as_json: JsonFlag = False) -> None:
 
     home, view = opened()
     files = write_report(home, view.state, Task.model_validate_json(home.task.read_text()))
-    if as_json:
-        print_json({"files": [str(path) for path in files]})
-    else:
+    if not as_data(as_json, {"files": [str(path) for path in files]}):
         for path in files:
             print(path)
+
+
+@app.command()
+def mcp(context: typer.Context) -> None:
+    """Serve the laboratory's verbs to an agent as tools: an MCP server on standard input and output.
+
+    The agent's MCP client starts it in the agent's worktree: command `orgctl`, argument `mcp`. Each tool is the command of the same
+    name (exp_propose is `orgctl exp propose`), with its arguments and its words. It ends when the client hangs up.
+    """
+    tools.serve(context.find_root().command)

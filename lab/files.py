@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ LIMIT_BYTES = 16_000_000
 def write_atomic(path: Path, data: str | bytes) -> None:
     """Write `data` to `path` so that a reader sees the old content or the new, never a part. Creates parent folders."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_native_id()}.tmp")
     raw = data.encode() if isinstance(data, str) else data
     try:
         with open(temporary, "wb") as handle:

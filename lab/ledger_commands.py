@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from lab import export as exports
+from lab.answer import as_data
 from lab.backup import folder as backup_folder
 from lab.errors import UserError
 from lab.files import read_json
@@ -44,10 +44,6 @@ def opened() -> tuple[Home, View]:
     return home, view
 
 
-def print_json(value: Any) -> None:
-    print(json.dumps(value, indent=1, default=str))
-
-
 @ledger_app.command()
 def verify(as_json: JsonFlag = False) -> None:
     """Does everything that the ledger says still follow from what is there?
@@ -61,9 +57,7 @@ def verify(as_json: JsonFlag = False) -> None:
     task = Task.model_validate_json(home.task.read_text())
     problems = verified(ledger, task, home.runs, Repo(home.root), read_json(backup_folder(home) / "head.json"))
     facts, _ = ledger.head()
-    if as_json:
-        print_json({"facts": facts, "problems": problems})
-    else:
+    if not as_data(as_json, {"facts": facts, "problems": problems}):
         for line in problems or [f"{facts} facts: chain whole, results as recorded, snapshots in git, verdicts as derived anew"]:
             print(printable(line))
     if problems:

@@ -6,7 +6,6 @@ Commands read facts directly and ask the controller for action by a request file
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import shutil
@@ -18,6 +17,7 @@ from typing import Annotated
 
 import typer
 
+from lab.answer import as_data
 from lab.client import me
 from lab.errors import UserError
 from lab.files import write_json
@@ -260,9 +260,7 @@ def status(as_json: JsonFlag = False) -> None:
     home = Home.find()
     grid = Grid(designs.read(home).name, home)
     found = snapshot(home, grid)
-    if as_json:
-        print(json.dumps(found, indent=1, default=str))
-    else:
+    if not as_data(as_json, found):
         render(found)
 
 
