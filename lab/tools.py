@@ -241,8 +241,9 @@ def serve(root: Any) -> None:
 
     async def connected() -> None:
         async with stdio_server() as (read, write):
-            with contextlib.redirect_stdout(_Divided()):  # the protocol has taken the descriptor; prints must not reach it
-                await server.run(read, write, server.create_initialization_options())
+            # The protocol has taken the descriptor: prints must not reach it, nor a client that is gone while a call ends.
+            sys.stdout = _Divided()
+            await server.run(read, write, server.create_initialization_options())
 
     if sys.stdin.isatty():
         print("a program speaks here, not a person: an MCP client starts `orgctl mcp`. Ctrl-D ends it.", file=sys.stderr)
