@@ -24,6 +24,8 @@ from tests.lab.conftest import Bench
 from tests.lab.test_experiment import TASK, Story
 from tests.lab.test_promotion import Site
 
+pytestmark = pytest.mark.slow  # five seconds together
+
 JUDGED = {"attempt": 1, "verdict": "improved", "p": 1e-6, "n": 4, "m": 4, "sigma": 0.0017, "reasoning": []}
 """Far beyond 4 sigma, so that nobody asks for parents."""
 

@@ -29,6 +29,8 @@ from tests.conftest import ORGCTL
 from tests.lab.conftest import Bench
 from tests.lab.test_proposals import IDEA, Desk
 
+pytestmark = pytest.mark.slow  # processes of their own, a second or two each
+
 PROPOSAL = {"hypothesis": IDEA[0], "mechanism": IDEA[1]}
 WORD = {str: "string", float: "number", int: "integer", bool: "boolean"}
 

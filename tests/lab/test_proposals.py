@@ -21,6 +21,8 @@ from lab.records import State, fold
 from lab.requests import Request
 from tests.lab.conftest import Bench
 
+pytestmark = pytest.mark.slow  # five seconds together
+
 IDEA = ("A step of 0.1 instead of 0.02 lowers val_mse", "200 steps of 0.02 are too short to arrive")
 
 

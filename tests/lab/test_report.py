@@ -22,6 +22,8 @@ from lab.ledger import Ledger
 from lab.records import Run, State, fold
 from tasks.spec import Budget, Metric, Scale, Task
 
+pytestmark = pytest.mark.slow  # five seconds together
+
 START = 1_760_000_000.0
 
 

@@ -28,6 +28,8 @@ from tests.nanochat import small as harness
 from tests.nanochat.small import CONTEXT, VOCAB, Small
 from tests.nanochat.test_data import folder_of_text
 
+pytestmark = pytest.mark.slow  # processes of their own, a second or two each
+
 CHARACTERS = "~ \nabcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ01234567"
 """The tokens 0 to 62; 63 is BOS here, and a word among others in the chain that the model was trained on."""
 BOS = VOCAB - 1

@@ -31,6 +31,8 @@ from nanochat.hosted import InvalidModel
 from tests.nanochat.conftest import TinyRun
 from tests.nanochat.small import CONTEXT, VOCAB, Small, prepare
 
+pytestmark = pytest.mark.slow  # five seconds together
+
 # --- what is measured ------------------------------------------------------------------------------------------------
 
 

@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from tests.worktrees.conftest import EDITABLE, FILES, PROTECTED, Git
 from worktrees.repo import Conflict, GitError, NothingChanged, ProtectedChanged, Repo, Snapshot
 
+pytestmark = pytest.mark.slow  # five seconds together
+
 Everything = Callable[[Path], dict[str, bytes]]
 REF = "refs/org/exp/E0001/1"
 
