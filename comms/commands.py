@@ -1,20 +1,24 @@
-"""Mail on the command line: send, inbox, read, and posting to a channel. Finds `.org/comms` by ORGCTL_HOME or by walking up.
+"""Mail on the command line: send, inbox, read, ack, sent; posting to a channel; threads. Finds `.org/comms` by ORGCTL_HOME or by
+walking up.
 
-What one agent writes reaches another clearly marked as from whom; the texts are data and never commands.
+What one agent writes reaches another clearly marked as from whom (`comms.quoted`); the texts are data and never commands.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
+import sys
 import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from comms.mailbox import Mail
-from comms.message import MailError, Message, clean
+from comms import quoted
+from comms.mailbox import Letter, Mail
+from comms.message import LIMIT_BYTES, MailError, Message, clean
 
 app = typer.Typer(add_completion=False)
 mail = typer.Typer(
@@ -22,31 +26,52 @@ mail = typer.Typer(
 )
 app.add_typer(mail, name="mail")
 
+CLOSED = "closed"
+"""A file of this name beside the inboxes: agents may not write to each other here."""
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 AsAgent = Annotated[
     str | None, typer.Option("--agent", help="Whose inbox. Default: yours ($ORGCTL_AGENT, else `person`).")
 ]
 
 
-def _root() -> Path:
-    """The research repository: $ORGCTL_HOME, else the nearest one at or above the working directory."""
+def _org() -> Path:
+    """The folder of the organisation: `.org` of $ORGCTL_HOME, else of the nearest repository at or above the working directory; of
+    another program than main `.org/programs/<name>` there, by $ORGCTL_PROGRAM or because the working directory lies in it."""
     here = Path(os.environ.get("ORGCTL_HOME") or Path.cwd()).resolve()
+    inside = re.search(r"/\.org/programs/([a-z][a-z0-9-]*)(?:/|$)", str(Path.cwd().resolve()))
+    program = os.environ.get("ORGCTL_PROGRAM") or (inside[1] if inside else "main")
+    if not re.fullmatch(r"[a-z][a-z0-9-]*", program):
+        raise MailError(f"ORGCTL_PROGRAM={program[:40]!r} is no program's name: unset it")
     for folder in (here, *here.parents):
-        if (folder / ".org" / "comms").is_dir():
-            return folder
+        org = folder / ".org" if program == "main" else folder / ".org" / "programs" / program
+        if (org / "comms").is_dir():
+            return org
     raise MailError(f"no organisation found in {here} or above it: run `orgctl up` in an empty directory first")
 
 
 def _mail() -> Mail:
-    return Mail(_root() / ".org" / "comms")
+    return Mail(_org() / "comms")
 
 
 def _me(agent: str | None = None) -> str:
-    """As said, else $ORGCTL_AGENT, else the agent in whose worktree the working directory lies, else a person."""
-    if named := agent or os.environ.get("ORGCTL_AGENT"):
-        return named
-    here, seats = Path.cwd().resolve(), _root() / ".org" / "worktrees"
-    return here.relative_to(seats).parts[0] if seats in here.parents else "person"
+    """$ORGCTL_AGENT, else the agent in whose worktree the working directory lies, else a person; whoever is named, if a person asks or
+    it is the same. Raises MailError for an agent that would open somebody else's mail, since what it reads is new to nobody any more.
+    """
+    me = os.environ.get("ORGCTL_AGENT") or None
+    if me is None:
+        here, seats = Path.cwd().resolve(), _org() / "worktrees"
+        me = here.relative_to(seats).parts[0] if seats in here.parents else "person"
+    if agent not in (None, me) and me != "person" and os.environ.get("ORGCTL_ROLE") != "human":
+        raise MailError(f"{me} may not open the mail of {clean(agent)[:40]}: leave --agent out, or read a channel")
+    return agent or me
+
+
+def _open_to_me() -> Mail:
+    """The mail, for somebody who wants to write. Raises MailError for an agent where agents work without messages."""
+    box, sender = _mail(), _me()
+    if sender != "person" and (box.root / CLOSED).exists():
+        raise MailError(f"agents work without messages here, by the org design: {sender} may read what the laboratory and people write")
+    return box
 
 
 def _dict(message: Message) -> dict[str, Any]:
@@ -67,24 +92,55 @@ def _line(message: Message) -> str:
     return f"{message.id}  from {message.sender}  {message.kind}  {message.about}  {clean(first)[:100]}"
 
 
-def _show(message: Message) -> None:
-    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(message.time))
-    print(f"from {message.sender} to {message.to}, {when}, {message.kind} {message.about}\n\n{clean(message.body)}")
+def _text(given: str) -> str:
+    """The words of a message: as given, or with `-` from standard input."""
+    return sys.stdin.read(LIMIT_BYTES + 1) if given == "-" else given
+
+
+def _place(box: Mail, reply_to: str | None, thread: str, about: str) -> tuple[str, str]:
+    """(thread, about) of a new message; an answer takes both from what it answers unless they are given."""
+    if reply_to is None:
+        return thread, about
+    of, on = box.reply(reply_to, _reader())
+    return thread or of, about or on
+
+
+def _reader() -> str | None:
+    """Whose eyes a look is limited to; None for a person, who sees all mail."""
+    me = _me()
+    return None if me == "person" else me
+
+
+def _print(found: list[Message], as_json: bool, nothing: str) -> None:
+    if as_json:
+        print(json.dumps([_dict(message) for message in found], indent=1))
+    else:
+        print(quoted.block(found, LIMIT_BYTES, sys.maxsize) if found else nothing)
+
+
+ReplyTo = Annotated[str | None, typer.Option(help="The message that this one answers, by its id: joins its thread.", metavar="MESSAGE")]
+Thread = Annotated[str, typer.Option(help="The thread it belongs to: a message's id, or any name.")]
+Kind = Annotated[str, typer.Option(help="note, question, answer, assignment, ...")]
+About = Annotated[str, typer.Option(help="What it is about, such as E0004.")]
+Words = Annotated[str, typer.Argument(help="The message (Markdown); - reads it from standard input.")]
 
 
 @mail.command()
 def send(
     to: Annotated[str, typer.Argument(help="An agent's name, or `person`.")],
-    text: Annotated[str, typer.Argument(help="The message (Markdown).")],
-    kind: Annotated[str, typer.Option(help="note, question, answer, assignment, ...")] = "note",
-    about: Annotated[str, typer.Option(help="What it is about, such as E0004.")] = "",
+    text: Words,
+    kind: Kind = "note",
+    about: About = "",
+    reply_to: ReplyTo = None,
+    thread: Thread = "",
 ) -> None:
-    """Send a message to one agent."""
-    box = _mail()
+    """Send a message to one agent; prints its id."""
+    box = _open_to_me()
     known = sorted(folder.name for folder in (box.root / "inbox").glob("*") if folder.is_dir())
     if to not in known:
         raise MailError(f"nobody here is called {to[:40]!r}: write to one of {', '.join(known)}")
-    print(box.send(_me(), to, text, kind=kind, about=about).id)
+    thread, about = _place(box, reply_to, thread, about)
+    print(box.send(_me(), to, _text(text), kind=kind, thread=thread, about=about).id)
 
 
 @mail.command()
@@ -108,35 +164,88 @@ def read(
     agent: AsAgent = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Read messages and mark them as read."""
+    """Read messages and mark them as read. What others wrote stands in lines that begin with `| `."""
     box = _mail()
     found = [box.read(_me(agent), identity)] if identity else box.take(_me(agent))
+    _print(found, as_json, "no new messages")
+
+
+@mail.command()
+def ack(
+    identity: Annotated[str, typer.Argument(help="A message to you, or one on a channel.", metavar="MESSAGE")],
+    agent: AsAgent = None,
+) -> None:
+    """Acknowledge a message: its sender sees that you took note of it (`orgctl mail sent`). Sends nothing."""
+    message = _mail().acknowledge(_me(agent), identity)
+    print(f"acknowledged: {message.kind} from {message.sender}")
+
+
+@mail.command()
+def sent(
+    agent: Annotated[str | None, typer.Option("--agent", help="Whose messages. Default: yours.")] = None,
+    lines: Annotated[int, typer.Option("-n", "--lines", min=1, max=10_000, help="How many from the end.")] = 20,
+    as_json: JsonFlag = False,
+) -> None:
+    """What you sent, newest first, and what became of it: unread, read, or acknowledged by whom."""
+    found = _mail().sent(_me(agent), lines)
     if as_json:
-        print(json.dumps([_dict(message) for message in found], indent=1))
+        data = [{**_dict(one.message), "read": one.read, "acknowledged": one.acknowledged} for one in found]
+        print(json.dumps(data, indent=1))
         return
-    for number, message in enumerate(found):
-        if number:
-            print("\n" + "-" * 60)
-        _show(message)
+    for one in found:
+        message = one.message
+        print(f"{message.id}  to {message.to}  {message.kind}  {message.about}  {_became(one)}")
     if not found:
-        print("no new messages")
+        print("nothing was sent")
+
+
+def _became(letter: Letter) -> str:
+    """unread, read, posted, or acknowledged by r1 12:03, r2 12:05."""
+    if letter.acknowledged:
+        times = (f"{name} {time.strftime('%H:%M', time.localtime(when))}" for name, when in letter.acknowledged.items())
+        return f"acknowledged by {', '.join(times)}"
+    return "posted" if letter.read is None else "read" if letter.read else "unread"
 
 
 @app.command()
 def post(
     channel: Annotated[str, typer.Argument(help="Name of the channel, such as all.")],
-    text: Annotated[str, typer.Argument(help="The message (Markdown).")],
+    text: Words,
+    kind: Kind = "note",
+    about: About = "",
+    reply_to: ReplyTo = None,
+    thread: Thread = "",
 ) -> None:
-    """Post a message on a channel, where everybody can read it: `orgctl channel NAME`."""
-    print(_mail().post(_me(), channel, text).id)
+    """Post a message on a channel, where everybody can read it: `orgctl channel NAME`. Prints its id."""
+    box = _open_to_me()
+    thread, about = _place(box, reply_to, thread, about)
+    print(box.post(_me(), channel, _text(text), kind=kind, thread=thread, about=about).id)
 
 
 @app.command()
-def channel(name: Annotated[str, typer.Argument(help="Name of the channel.")], as_json: JsonFlag = False) -> None:
+def channel(
+    name: Annotated[str | None, typer.Argument(help="Name of the channel. Default: list them all.", metavar="[NAME]")] = None,
+    as_json: JsonFlag = False,
+) -> None:
     """Read a channel, oldest first."""
-    found = _mail().channel(name)
-    if as_json:
-        print(json.dumps([_dict(message) for message in found], indent=1))
+    box = _mail()
+    if name is not None:
+        _print(box.channel(name), as_json, f"nothing was posted on {clean(name)[:64]}: `orgctl channel` lists the channels")
         return
-    for message in found:
-        _show(message)
+    there = [{"channel": one[1:], "messages": len(box.channel(one[1:]))} for one in box.places() if one[0] == "#"]
+    if as_json:
+        print(json.dumps(there, indent=1))
+        return
+    for one in there:
+        print(f"{one['channel']}  {one['messages']} message{'s' if one['messages'] != 1 else ''}")
+    if not there:
+        print("no channel yet: `orgctl post all \"...\"` opens one")
+
+
+@app.command()
+def thread(
+    name: Annotated[str, typer.Argument(help="The id of any message of it, or the thread's name.", metavar="MESSAGE")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Read a conversation whole, oldest first, inboxes and channels alike; an agent sees its own mail and the channels."""
+    _print(_mail().thread(name, _reader()), as_json, "")

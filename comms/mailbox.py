@@ -4,39 +4,59 @@ Called by the organisation's commands, agents and controller. A message is writt
 into `new/`; reading it is one rename to `cur/`, which exactly one reader wins. What cannot be read as a message (too
 large, binary, a link, hostile YAML, a wrong name) is moved to `bad/` with a note why, so that it stops nobody.
 
-    inbox/<agent>/{tmp,new,cur,bad}/    channels/<name>/<id>.md, channels/<name>/{tmp,bad}/
+    inbox/<agent>/{tmp,new,cur,bad}/    channels/<name>/<id>.md, channels/<name>/{tmp,bad}/    sent/<agent>    acks/<id>/<agent>
+
+Messages of one sender are read in the order in which they were sent; `comms.sent` sees to that when they are written, and
+`_arrived` when they are read. A file that a person wrote by hand (`comms.hand`) becomes a message when somebody looks.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
-import re
-import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
+from comms import hand
+from comms.acks import acknowledge, acknowledged
+from comms.files import content, deliver, folders, locked, names, reject
 from comms.message import (
     FUTURE,
-    LIMIT_BYTES,
+    HEADER_LIMIT,
+    IDENTITY,
+    NAME,
     MailError,
     Message,
     check_id,
     check_name,
     compose,
     microseconds,
+    new_id,
     parse,
     render,
-    shown,
 )
+from comms.sent import Sent
 
-LOCK_SECONDS = 20.0
-"""How long a post waits for another post to the same channel."""
+HELD = ".hand"
+"""Folder of a box in which a file written by hand waits, under its id, while it becomes a message."""
 
-__all__ = ["Mail", "MailError", "Message"]
+HOPELESS = (errno.EACCES, errno.EPERM, errno.ENXIO)
+
+__all__ = ["Letter", "Mail", "MailError", "Message"]
+
+
+@dataclass(frozen=True)
+class Letter:
+    """A message that somebody sent, and what became of it. `acknowledged`: agent -> when, in seconds since the epoch."""
+
+    message: Message
+    read: bool | None
+    """Has its recipient read it? None on a channel."""
+    acknowledged: dict[str, float]
 
 
 class Mail:
@@ -49,16 +69,36 @@ class Mail:
     # ------------------------------------------------------------------ from one to one
 
     def send(self, sender: str, to: str, body: str, kind: str = "note", thread: str = "", about: str = "") -> Message:
-        """Put a message into the inbox of `to`. Raises MailError for bad names, an empty or too long body, no space."""
-        message = compose(sender, check_name(to, "a recipient"), body, kind, thread, about)
-        box = self._box(to)
-        self._deliver(message, box / "tmp", box / "new")
+        """Put a message into the inbox of `to`. Raises MailError for bad names, an empty or too long body, no space, and when
+        another process sends for the same sender for over 20 seconds.
+        """
+        box = self._box(check_name(to, "a recipient"))
+        sent = Sent(self.root, sender)
+        with sent.turn() as last:
+            message = compose(sender, to, body, kind, thread, about, after=last)
+            self._deliver(sent, message, box, "new")
         return message
 
+    def waiting(self, agent: str) -> int:
+        """How many new messages there are, by counting files: nothing is read, moved or made. 0 for who has no inbox."""
+        place = self.root / "inbox" / check_name(agent, "an agent") / "new"
+        return len(names(place)) if place.is_dir() else 0
+
+    def oldest(self, agent: str) -> str:
+        """File name of the oldest new message, "" when there is none: nothing is read, moved or made."""
+        place = self.root / "inbox" / check_name(agent, "an agent") / "new"
+        return next(iter(names(place)), "") if place.is_dir() else ""
+
+    def peek(self, agent: str, limit: int = 20) -> list[Message]:
+        """The oldest `limit` new messages as they lie: nothing is moved, made or set aside. Empty for who has no inbox."""
+        place = self.folders(agent)[0]
+        new = (self.look(agent, name.removesuffix(".md")) for name in (_messages(place) if place.is_dir() else ()))
+        return list(islice(filter(None, new), limit))
+
     def inbox(self, agent: str) -> list[Message]:
-        """New messages, oldest first. Moves nothing but what is bad."""
+        """New messages, oldest first. Moves nothing but what is bad or written by hand."""
         box = self._box(agent)
-        return [message for name in _names(box / "new") if (message := self._open(box, "new", name, agent))]
+        return [message for name in self._arrived(box, "new", agent) if (message := self._open(box, "new", name, agent))]
 
     def read(self, agent: str, id: str) -> Message:
         """One message, new or seen; a new one counts as seen from now on. Raises MailError when there is none."""
@@ -74,13 +114,18 @@ class Mail:
 
     def take(self, agent: str) -> list[Message]:
         """All new messages, oldest first, each handed to exactly one taker and seen from now on."""
+        return list(self.each(agent))
+
+    def each(self, agent: str) -> Iterator[Message]:
+        """The same one by one: a message is seen when it is handed out, so whoever dies meanwhile had one in hand at most.
+
+        That one lies in `cur/` and is never new again.
+        """
         box = self._box(agent)
-        taken = []
-        for name in _names(box / "new"):
+        for name in self._arrived(box, "new", agent):
             message = self._open(box, "new", name, agent)
             if message is not None and self._claim(box, name):
-                taken.append(message)
-        return taken
+                yield message
 
     # ------------------------------------------------------------------ from one to all
 
@@ -92,10 +137,10 @@ class Mail:
         Raises MailError as `send` does, and when another post holds the channel for over 20 seconds.
         """
         place = self._channel(channel)
-        with _locked(place / ".lock", f"channel {channel}"):
-            last = max((name.removesuffix(".md") for name in _names(place) if _is_ours(name)), default="")
-            message = compose(sender, f"#{channel}", body, kind, thread, about, after=last)
-            self._deliver(message, place / "tmp", place)
+        sent = Sent(self.root, sender)
+        with sent.turn() as last, self._open_channel(place) as newest:
+            message = compose(sender, f"#{channel}", body, kind, thread, about, after=max(last, newest))
+            self._deliver(sent, message, place, "")
         return message
 
     def channel(self, name: str, after: str = "") -> list[Message]:
@@ -103,55 +148,195 @@ class Mail:
         place = self._channel(name)
         if after:
             check_id(after)
-        found = []
-        for file in _names(place):
-            if not after or file.removesuffix(".md") > after:
-                message = self._open(place, "", file, f"#{name}")
-                if message is not None:
-                    found.append(message)
-        return found
+        files = self._arrived(place, "", f"#{name}", f"{after}.md" if after else "")
+        return [message for file in files if (message := self._open(place, "", file, f"#{name}"))]
+
+    # ------------------------------------------------------------------ what was said before
 
     def find(self, id: str) -> Message:
         """A message by its id, wherever it lies. Raises MailError when it is nowhere."""
-        name = f"{check_id(id)}.md"
-        for kind in ("inbox", "channels"):
-            for box in sorted((self.root / kind).glob("*")):
-                to = box.name if kind == "inbox" else f"#{box.name}"
-                for folder in ("new", "cur") if kind == "inbox" else ("",):
-                    message = self._open(box, folder, name, to)
-                    if message is not None:
-                        return message
-        raise MailError(f"no message {id} in {self.root}")
+        for to in self.places():
+            if message := self.look(to, check_id(id)):
+                return message
+        raise MailError(f"no message {id[:40]} in {self.root}")
+
+    def places(self) -> list[str]:
+        """All recipients: agents, and channels as `#name`."""
+        found = [(kind, box.name) for kind in ("inbox", "channels") for box in sorted((self.root / kind).glob("*"))]
+        return [name if kind == "inbox" else f"#{name}" for kind, name in found if NAME.fullmatch(name)]
+
+    def look(self, to: str, id: str) -> Message | None:
+        """The message of this id to an agent or #channel, new or seen, or None. Moves nothing, whatever it finds."""
+        for folder in self.folders(to):
+            with suppress(OSError, MailError):
+                message = parse(content(folder / f"{check_id(id)}.md"), id)
+                return message if message.to == to else None
+        return None
+
+    def folders(self, to: str) -> list[Path]:
+        """Where the messages to an agent or #channel lie."""
+        name = check_name(to.removeprefix("#"), "a recipient")
+        if to.startswith("#"):
+            return [self.root / "channels" / name]
+        return [self.root / "inbox" / name / folder for folder in ("new", "cur")]
+
+    def thread(self, name: str, reader: str | None = None) -> list[Message]:
+        """A message (or the name of a thread) and all that answer it, oldest first, wherever they lie. Moves nothing.
+
+        `reader`: only what this agent may see, which is its own mail, what it sent, and the channels.
+        """
+        first = name if IDENTITY.fullmatch(name) else ""
+        found: dict[str, Message] = {}
+        if first and (root := self._seen(first, reader)) and root.thread:
+            name, first = root.thread, root.thread if IDENTITY.fullmatch(root.thread) else ""
+        for to in self.places():
+            for place in self.folders(to):
+                for file in _messages(place) if place.is_dir() else []:
+                    id = file.removesuffix(".md")
+                    if id >= first and (not first or id == first or _mentions(place / file, first)):
+                        message = self.look(to, id)
+                        if message and (message.thread == name or id == first) and _may_see(message, reader):
+                            found[id] = message
+        if not found:
+            raise MailError(f"no thread {name[:80]!r}: give a message's id, or the name that its `thread` has")
+        return [found[id] for id in sorted(found)]
+
+    def _seen(self, id: str, reader: str | None) -> Message | None:
+        found = (self.look(to, id) for to in self.places())
+        return next((message for message in found if message and _may_see(message, reader)), None)
+
+    def reply(self, id: str, reader: str | None = None) -> tuple[str, str]:
+        """(thread, about) of an answer to this message, which `reader` must be able to see. Raises MailError when there is none."""
+        message = self._seen(check_id(id), reader)
+        if message is None:
+            raise MailError(f"no message {id}: it cannot be answered")
+        return message.thread or message.id, message.about
+
+    def acknowledge(self, agent: str, id: str) -> Message:
+        """Say that `agent` has taken note of a message of its own, or on a channel; it counts as read. Raises MailError if it has none."""
+        message = next((found for to in self.places() if to[0] == "#" and (found := self.look(to, check_id(id)))), None)
+        message = message or self.read(agent, id)
+        acknowledge(self.root, id, agent)
+        return message
+
+    def sent(self, sender: str, count: int = 20) -> list[Letter]:
+        """The last messages of a sender, newest first, and what became of them."""
+        found = []
+        for id, to in Sent(self.root, sender).tail(count):
+            if message := self.look(to, id):
+                read = None if to.startswith("#") else not os.path.lexists(self.folders(to)[0] / f"{id}.md")
+                found.append(Letter(message, read, acknowledged(self.root, id)))
+        return found
 
     # ------------------------------------------------------------------ files
 
     def _box(self, agent: str) -> Path:
         box = self.root / "inbox" / check_name(agent, "an agent")
-        _folders(box, ("tmp", "new", "cur", "bad"))
+        folders(box, ("tmp", "new", "cur", "bad"))
         return box
 
     def _channel(self, name: str) -> Path:
         place = self.root / "channels" / check_name(name, "a channel")
-        _folders(place, ("tmp", "bad"))
+        folders(place, ("tmp", "bad"))
         return place
 
+    @contextmanager
+    def _open_channel(self, place: Path) -> Iterator[str]:
+        """Nobody else posts here meanwhile. Yields the newest id, "" before the first."""
+        with locked(place / ".lock", f"channel {place.name}"):
+            found = names(place)
+            while found and not _is_ours(found[-1]):
+                found.pop()
+            yield found[-1].removesuffix(".md") if found else ""
+
     @staticmethod
-    def _deliver(message: Message, drafts: Path, folder: Path) -> None:
+    def _deliver(sent: Sent, message: Message, box: Path, folder: str) -> None:
         data = render(message)
-        draft = drafts / f"{message.id}.md"
+        sent.note(message.id, message.to)
         try:
-            try:
-                with open(draft, "xb") as handle:
-                    handle.write(data)
-                    handle.flush()
-                    os.fsync(handle.fileno())
-                os.rename(draft, folder / draft.name)
-            except BaseException:
-                draft.unlink(missing_ok=True)
-                raise
-            _sync(folder)
+            deliver(data, box / "tmp" / f"{message.id}.md", box / folder)
         except OSError as error:
-            raise MailError(f"mail for {message.to} cannot be written in {folder}: {error.strerror}") from error
+            raise MailError(f"mail for {message.to} cannot be written in {box / folder}: {error.strerror}") from error
+
+    def _arrived(self, box: Path, folder: str, to: str, after: str = "") -> list[str]:
+        """Names of the messages here that sort behind `after`, sorted; none is named whose sender's earlier one lies here unnamed.
+
+        While a folder is listed, a file that is renamed into it may be missed and a later one be seen. So it is listed again, and
+        what came late is named too if its sender has a later one in the first list.
+        """
+        first = names(box / folder, after)
+        if not all(map(_is_message, first)) or (box / HELD).is_dir():
+            self._adopt(box, folder, to)
+            first = _messages(box / folder, after)
+        if not first:
+            return []
+        known = set(first)
+        late = [name for name in _messages(box / folder, after) if name < first[-1] and name not in known]
+        if not late:
+            return first
+        heads: dict[str, str] = {}
+        for name in first:
+            if name > late[0] and (message := self._open(box, folder, name, to)):
+                heads[message.sender] = name
+        early = [name for name in late if (found := self._open(box, folder, name, to)) and name < heads.get(found.sender, "")]
+        return sorted(first + early)
+
+    def _adopt(self, box: Path, folder: str, to: str) -> None:
+        """Make messages of the files that a person wrote here by hand, in one process at a time: who comes meanwhile goes on.
+
+        The rename to `.hand/<id>` decides on the id: whoever is killed after it, the next one finishes the same message.
+        """
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(locked(box / ".hand.lock", f"what is written by hand in {box}", seconds=0))
+                folders(box / HELD)
+            except MailError:
+                return
+            sent = Sent(self.root, hand.PERSON)
+            for id in os.listdir(box / HELD):
+                self._finish(sent, box, folder, id, to)
+            for name in names(box / folder):
+                if not _is_message(name) and self._draft(box / folder / name, box, to):
+                    with suppress(MailError, FileNotFoundError), sent.turn(seconds=1) as last, self._newest(box, to) as newest:
+                        id = new_id(max(last, newest))
+                        os.rename(box / folder / name, box / HELD / id)
+                        self._finish(sent, box, folder, id, to)
+            with suppress(OSError):
+                os.rmdir(box / HELD)
+
+    def _newest(self, box: Path, to: str) -> AbstractContextManager[str]:
+        return self._open_channel(box) if to.startswith("#") else nullcontext("")
+
+    @staticmethod
+    def _draft(path: Path, box: Path, to: str) -> bool:
+        """Is this file a finished message? What can be none is moved to bad/."""
+        try:
+            if hand.unfinished(path.lstat()):
+                return False
+            render(hand.message(hand.read(content(path), path.name), to))
+        except MailError as error:
+            reject(path, box / "bad", str(error))
+        except OSError as error:
+            if error.errno in HOPELESS:
+                reject(path, box / "bad", f"cannot be read: {error.strerror}")
+        else:
+            return True
+        return False
+
+    def _finish(self, sent: Sent, box: Path, folder: str, id: str, to: str) -> None:
+        """Deliver the held file under its id, unless that was done before its last reader died."""
+        held = box / HELD / id
+        try:
+            message = hand.message(hand.read(content(held), "held.md"), to, check_id(id))
+        except MailError as error:
+            return reject(held, box / "bad", str(error))
+        except OSError:
+            return
+        with suppress(MailError, OSError):  # no space: it stays held for the next look
+            if not any(os.path.lexists(place / f"{id}.md") for place in self.folders(to)):
+                (box / "tmp" / f"{id}.md").unlink(missing_ok=True)
+                self._deliver(sent, message, box, folder)
+            held.unlink()
 
     @staticmethod
     def _claim(box: Path, name: str) -> bool:
@@ -167,50 +352,32 @@ class Mail:
     @staticmethod
     def _open(box: Path, folder: str, name: str, to: str) -> Message | None:
         """The message in a file; None when it is gone by now, or is none and was moved to bad/."""
-        path = box / folder / name if folder else box / name
+        path = box / folder / name
         try:
             if folder == "new" and os.path.lexists(box / "cur" / name):
                 raise MailError("a message of this id was read before")
-            if not name.endswith(".md"):
-                raise MailError("its name does not end in .md: send messages with `orgctl mail send`")
-            message = parse(_content(path), name.removesuffix(".md"))
+            message = parse(content(path), name.removesuffix(".md"))
             if message.to != to:
                 raise MailError(f"it is addressed to {message.to}, and this is the mail of {to}")
             return message
         except FileNotFoundError:
             return None
         except MailError as error:
-            _reject(path, box / "bad", str(error))
+            reject(path, box / "bad", str(error))
             return None
         except OSError as error:
             # Out of descriptors or a failing disk says nothing about the message: it stays for the next look.
-            if error.errno in (errno.EACCES, errno.EPERM, errno.ENXIO):
-                _reject(path, box / "bad", f"cannot be read: {error.strerror}")
+            if error.errno in HOPELESS:
+                reject(path, box / "bad", f"cannot be read: {error.strerror}")
             return None
 
 
-def _folders(box: Path, names: tuple[str, ...]) -> None:
-    """Make a box; MailError when one of its folders is a link or file, since mail would then go elsewhere."""
-    try:
-        for place in (box, *(box / name for name in names)):
-            try:
-                facts = place.lstat()
-            except FileNotFoundError:
-                place.mkdir(parents=True, exist_ok=True)
-                facts = place.lstat()
-            if not stat.S_ISDIR(facts.st_mode):
-                raise MailError(f"{place} is no folder: move it away, mail belongs there")
-    except OSError as error:
-        raise MailError(f"no mail can be kept in {box}: {error.strerror}") from error
+def _messages(folder: Path, after: str = "") -> list[str]:
+    return [name for name in names(folder, after) if _is_message(name)]
 
 
-def _names(folder: Path) -> list[str]:
-    """File names in a folder, sorted; without hidden ones and the folders that belong to a channel."""
-    try:
-        names = os.listdir(folder)
-    except OSError as error:
-        raise MailError(f"{folder} cannot be read: {error.strerror}") from error
-    return sorted(name for name in names if not name.startswith(".") and name not in ("tmp", "bad"))
+def _is_message(name: str) -> bool:
+    return name.endswith(".md") and IDENTITY.fullmatch(name.removesuffix(".md")) is not None
 
 
 def _is_ours(name: str) -> bool:
@@ -221,64 +388,12 @@ def _is_ours(name: str) -> bool:
         return False
 
 
-def _content(path: Path) -> bytes:
-    """Bytes of a plain file, never more than the limit plus one. MailError for links, devices and large files."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise MailError("a symbolic link") from error
-        raise
-    try:
-        facts = os.fstat(descriptor)
-        if not stat.S_ISREG(facts.st_mode):
-            raise MailError("no plain file")
-        if facts.st_size > LIMIT_BYTES:
-            raise MailError(f"larger than {LIMIT_BYTES} bytes ({facts.st_size})")
-        with open(descriptor, "rb", closefd=False) as handle:
-            return handle.read(LIMIT_BYTES + 1)
-    finally:
-        os.close(descriptor)
+def _may_see(message: Message, reader: str | None) -> bool:
+    return reader is None or message.to.startswith("#") or reader in (message.to, message.sender)
 
 
-def _reject(path: Path, bad: Path, why: str) -> None:
-    """Move a file to bad/ beside a note. Another reader may have done it; what cannot be moved is left."""
-    readable = re.sub(r"[^A-Za-z0-9._-]", "_", path.name)[:100]
-    place = bad / f"{time.time_ns()}-{os.getpid()}-{readable}"
-    with suppress(OSError):
-        os.rename(path, place)
-        place.with_name(place.name + ".why").write_text(f"{shown(path.name, 255)}: {why}\n", encoding="utf-8")
-
-
-def _sync(folder: Path) -> None:
-    """Make a rename in this folder outlive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def _locked(path: Path, what: str) -> Iterator[None]:
-    """A lock between processes that the kernel gives back when its holder dies. Raises MailError naming the holder."""
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise MailError(f"{what} cannot be locked with {path}: {error.strerror}") from error
-    try:
-        deadline = time.monotonic() + LOCK_SECONDS
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as error:
-                if time.monotonic() > deadline:
-                    holder = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip() or "unknown"
-                    raise MailError(f"{what} is held by process {shown(holder)}: end it, then try again") from error
-                time.sleep(0.005)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-        yield
-    finally:
-        os.close(descriptor)
+def _mentions(path: Path, id: str) -> bool:
+    """Can this file be of the thread `id`? A look at its bytes, ten times cheaper than reading it as a message."""
+    with suppress(OSError, MailError):
+        return id.encode() in content(path)[:HEADER_LIMIT]
+    return False

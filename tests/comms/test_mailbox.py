@@ -9,10 +9,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from benchmarks import messages as storm
 from comms.mailbox import Mail, MailError
 from comms.message import LIMIT_BYTES, compose, render
 
@@ -162,7 +166,17 @@ def hostile(name: str) -> Callable[[Path], None]:
             b"---\na: &a [x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a]\nc: [*b,*b,*b,*b,*b,*b]\n---\n\nx"
         ),
     }
-    return lambda new: (makers[name](new), None)[1]
+
+    def put(new: Path) -> None:
+        before = set(os.listdir(new))
+        makers[name](new)
+        for path in (new / one for one in os.listdir(new) if one not in before and one not in FOLDERS):
+            os.utime(path, (1, 1), follow_symlinks=False)  # finished: nobody writes into it any more
+
+    return put
+
+
+FOLDERS = ("tmp", "bad", "new", "cur")
 
 
 def _touch(path: Path) -> Path:
@@ -200,6 +214,43 @@ def test_a_hostile_file_stops_nobody_and_is_put_away_with_the_reason(mail: Mail,
     why = (box / "bad" / bad[1]).read_text()
     assert why.count("\n") == 1 and why.strip().isprintable() and ": " in why
     assert (mail.take("r1") if place == "inbox" else mail.channel("all", after.id)) == []
+
+
+GOOD = compose("r9", "r1", "fine")
+NAMES = st.one_of(
+    st.text(st.characters(exclude_characters="/\0"), min_size=1, max_size=40),
+    st.just(f"{GOOD.id}.md"),
+    st.from_regex(r"2026[0-9]{4}T[0-9]{6}-[0-9]{6}-[0-9a-f]{8}\.md", fullmatch=True),
+    st.sampled_from(["idea.md", "..md", "...", "-rf.md", "CON.txt", "a b.txt", "tmp", "bad", "x.md~", "\udcff.md"]),
+)
+CONTENTS = st.one_of(
+    st.binary(max_size=200),
+    st.tuples(st.sampled_from(range(len(render(GOOD)))), st.binary(max_size=8)).map(  # one of ours with a dent
+        lambda dent: render(GOOD)[: dent[0]] + dent[1] + render(GOOD)[dent[0] + len(dent[1]) :]
+    ),
+    st.text(max_size=100).map(lambda text: f"---\n{text}\n---\n{text}".encode(errors="replace")),
+)
+
+
+@settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(strangers=st.lists(st.tuples(NAMES, CONTENTS), max_size=5), place=st.sampled_from(["inbox", "channel"]))
+def test_whatever_lies_in_a_mailbox_the_mail_beside_it_arrives(
+    tmp_path_factory: pytest.TempPathFactory, strangers: list[tuple[str, bytes]], place: str
+) -> None:
+    mail = Mail(tmp_path_factory.mktemp("any"))
+    put, look = (mail.send, mail.take) if place == "inbox" else (mail.post, mail.channel)
+    to, box = ("r1", mail.root / "inbox/r1/new") if place == "inbox" else ("all", mail.root / "channels/all")
+    before = put("r2", to, "before")
+    for name, data in strangers:
+        with suppress(OSError):  # a name that is taken, or too long here
+            (box / name).write_bytes(data)
+            os.utime(box / name, (1, 1))
+    after = put("r2", to, "after")
+    found = look(to)
+    assert [message for message in found if message.sender == "r2"] == [before, after]
+    for message in found:
+        assert message in (before, after) or message.to.removeprefix("#") == to
+    assert [message for message in look(to) if message not in found] == []
 
 
 def test_a_forged_second_copy_of_a_read_message_is_not_news(mail: Mail) -> None:
@@ -327,7 +378,7 @@ def test_a_dead_poster_s_lock_holds_nobody_up_and_a_living_one_is_named(
     child = start(hold, mail)
     try:
         assert child.stdout is not None and child.stdout.readline() == "held\n"
-        monkeypatch.setattr("comms.mailbox.LOCK_SECONDS", 0.2)
+        monkeypatch.setattr("comms.files.LOCK_SECONDS", 0.2)
         with pytest.raises(MailError, match=f"channel all is held by process {child.pid}"):
             mail.post("r1", "all", "two")
     finally:
@@ -335,3 +386,119 @@ def test_a_dead_poster_s_lock_holds_nobody_up_and_a_living_one_is_named(
         child.communicate()
     mail.post("r1", "all", "two")
     assert [message.body for message in mail.channel("all")] == ["one", "two"]
+
+
+# ---------------------------------------------------------------------- order
+
+
+def another_process(patch: pytest.MonkeyPatch, nanoseconds: int) -> None:
+    """From now on as in a process that has just begun, whose clock stands."""
+    patch.setattr("comms.message._last", 0)
+    patch.setattr("comms.message.clock.time_ns", lambda: nanoseconds)
+
+
+def test_one_sender_s_messages_stay_in_order_when_the_clock_is_set_back(mail: Mail, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, ids, back = time.time_ns(), [], [0, 3600, 0, 7200, 80000]
+    for seconds in back:
+        for act, to in ((mail.send, "r1"), (mail.post, "all")):
+            another_process(monkeypatch, now - seconds * 10**9)
+            ids.append(act("r2", to, str(seconds)).id)
+    assert ids == sorted(ids)
+    words = [str(seconds) for seconds in back]
+    assert [message.body for message in mail.take("r1")] == words == [message.body for message in mail.channel("all")]
+
+
+def test_two_processes_of_one_sender_within_a_microsecond_stay_in_order(mail: Mail, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, ids = time.time_ns(), []
+    for _ in range(6):
+        another_process(monkeypatch, now)
+        ids.append(mail.send("r2", "r1", "x").id)
+    assert ids == sorted(ids) and len({identity[:22] for identity in ids}) == 6
+
+
+def test_a_list_that_misses_a_message_hands_out_no_later_one_of_its_sender(mail: Mail, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What readdir may do while files are renamed into a folder: miss the first and see the second."""
+    missed, other, seen = mail.send("r2", "r1", "one"), mail.send("r3", "r1", "two"), mail.send("r2", "r1", "three")
+    real, calls = os.listdir, []
+
+    def first_without(folder: Path) -> list[str]:
+        found = real(folder)
+        if Path(folder).name == "new":
+            calls.append(folder)
+            return [name for name in found if len(calls) > 1 or missed.id not in name]
+        return found
+
+    monkeypatch.setattr("comms.files.os.listdir", first_without)
+    assert mail.take("r1") == [missed, other, seen]
+
+
+def test_a_forged_line_in_what_was_sent_holds_nobody_up(mail: Mail) -> None:
+    first = mail.send("r2", "r1", "one")
+    with open(mail.root / "sent/r2", "ab") as handle:
+        handle.write(b"99991231T235959-999999-ffffffff r1\n\xff\xfe no line ../../x\n20269999T000000-000000-00000000 r1\n" + b"x" * 5000)
+    second = mail.send("r2", "r1", "two")
+    assert mail.take("r1") == [first, second]
+    (mail.root / "sent/r3").mkdir()
+    with pytest.raises(MailError, match="sent/r3"):
+        mail.send("r3", "r1", "three")
+
+
+# ---------------------------------------------------------------------- threads and acknowledgements
+
+
+def test_an_answer_joins_the_thread_and_each_agent_sees_its_part(mail: Mail) -> None:
+    question = mail.send("chief", "r1", "Why did it diverge?", "question", about="E0004")
+    assert mail.reply(question.id, "r1") == (question.id, "E0004")
+    answer = mail.send("r1", "chief", "No warm-up.", "answer", *mail.reply(question.id, "r1"))
+    public = mail.post("chief", "all", "Always warm up.", thread=mail.reply(answer.id, "chief")[0])
+    mail.send("r2", "chief", "something else", thread="other")
+    mail.take("r1")
+    whole = [question, answer, public]
+    assert mail.thread(question.id) == mail.thread(answer.id) == mail.thread(public.id, "chief") == whole
+    assert mail.thread(question.id, "r2") == [public]
+    with pytest.raises(MailError, match="cannot be answered"):
+        mail.reply(question.id, "r2")
+    with pytest.raises(MailError, match="no thread"):
+        mail.thread("nowhere")
+    assert [message.body for message in mail.thread("other", "chief")] == ["something else"]
+
+
+def test_a_sender_sees_what_became_of_its_words(mail: Mail) -> None:
+    letter, post = mail.send("chief", "r1", "Take E0004."), mail.post("chief", "all", "Standup at nine.")
+    assert [(one.message, one.read, one.acknowledged) for one in mail.sent("chief")] == [(post, None, {}), (letter, False, {})]
+    mail.read("r1", letter.id)
+    assert [one.read for one in mail.sent("chief", 1)] == [None] and mail.sent("chief")[1].read is True
+    for _ in range(2):
+        assert mail.acknowledge("r1", letter.id) == letter
+    mail.acknowledge("r2", post.id)
+    mail.acknowledge("r1", post.id)
+    newest, older = mail.sent("chief")
+    assert list(older.acknowledged) == ["r1"] and set(newest.acknowledged) == {"r1", "r2"}
+    assert abs(older.acknowledged["r1"] - time.time()) < 60
+    with pytest.raises(MailError, match="r2 has no message"):
+        mail.acknowledge("r2", letter.id)
+    assert mail.inbox("chief") == []
+
+
+def test_counting_makes_and_moves_nothing(mail: Mail) -> None:
+    assert mail.waiting("r1") == 0 and mail.peek("r1") == [] and not mail.root.exists()
+    sent = [mail.send("chief", "r1", word) for word in ("one", "two", "three")]
+    (mail.root / "inbox/r1/new/x.md").symlink_to("/dev/zero")
+    assert mail.waiting("r1") == 4 and mail.peek("r1", 2) == sent[:2]
+    assert mail.waiting("r1") == 4 and mail.inbox("r1") == sent
+    with pytest.raises(MailError):
+        mail.waiting("../r1")
+
+
+def test_looking_over_somebody_s_shoulder_moves_nothing(mail: Mail) -> None:
+    message = mail.send("chief", "r1", "one")
+    (mail.root / "inbox/r1/new" / f"{compose('a', 'b', 'x').id}.md").write_bytes(b"no message")
+    assert mail.look("r1", message.id) == message and mail.places() == ["r1"]
+    assert len(files(mail, "inbox/r1/new")) == 2 and files(mail, "inbox/r1/bad") == []
+
+
+@pytest.mark.slow
+def test_a_storm_of_writers_and_readers_killed_at_random_keeps_every_promise(tmp_path: Path) -> None:
+    found = storm.stress(tmp_path, writers=4, readers=4, count=800, kill_every=0.2)
+    assert found.messages + found.in_hand >= 800 and found.kills >= 5
+    assert found.problems == 0, found
