@@ -60,7 +60,7 @@ SETTINGS: dict[str, Any] = {
 """What a scale may set (its `args`), with the defaults of scale `cpu`."""
 PREPARED = ("corpus", "corpus_path", "corpus_url", "shards", "vocab", "context", "eval_rows", "train_bytes")
 """Settings that prepared data depends on, and core_path where it is given."""
-FORMAT = 2
+FORMAT = 3
 """Of the prepared files; another number prepares them anew."""
 BUDGET = '{"kind": "tokens", "amount": 409600}'
 """Used when a person trains by hand and gives none."""

@@ -125,13 +125,16 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer: attention and MLP, each normalised at its input and added to the stream."""
+    """One layer: the stream and its start weighed anew, then attention and MLP, each normalised at its input and added."""
 
     def __init__(self, config: Config, layer: int) -> None:
         super().__init__()
         self.attention, self.mlp = Attention(config, layer), MLP(config)
 
-    def forward(self, x: Tensor, tokens: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, x0: Tensor, keep: Tensor, again: Tensor, tokens: Tensor, cos: Tensor, sin: Tensor
+    ) -> Tensor:
+        x = keep * x + again * x0
         x = x + self.attention(norm(x), tokens, cos, sin)
         return x + self.mlp(norm(x))
 
@@ -174,24 +177,36 @@ class GPT(nn.Module):
         nn.init.constant_(self.residual, RESIDUAL_INIT)
         nn.init.constant_(self.x0, X0_INIT)
 
-    def features(self, tokens: Tensor) -> Tensor:
-        """What the head reads: (batch, time, width), bf16 on a GPU."""
-        dtype = torch.bfloat16 if tokens.is_cuda else torch.float32
+    def compile_parts(self) -> None:
+        """Compile layer by layer: those that are alike share their code, three in the place of eight for d8, so that a cold start
+        compiles for 24 s in the place of 33; what is not fused from one layer to the next costs 0.8 % of a step."""
+        for block in self.blocks:
+            block.compile(dynamic=False)
+        self.enter, self.leave = (torch.compile(part, dynamic=False) for part in (self.enter, self.leave))
+
+    def enter(self, tokens: Tensor) -> Tensor:
+        """What the first layer reads: (batch, time, width), bf16 on a GPU."""
+        return norm(self.embed(tokens).to(torch.bfloat16 if tokens.is_cuda else torch.float32))
+
+    def leave(self, x: Tensor, targets: Tensor) -> Tensor:
+        """From what the last layer says to the mean cross-entropy."""
+        return capped_cross_entropy(norm(x).flatten(0, 1), self.head.to(x.dtype), targets.flatten(), SOFTCAP)
+
+    def stream(self, tokens: Tensor) -> Tensor:
+        """What the last layer says: (batch, time, width), bf16 on a GPU."""
         cos, sin = self.cos[: tokens.size(1)], self.sin[: tokens.size(1)]
-        x = x0 = norm(self.embed(tokens).to(dtype))
-        residual, again = self.residual.to(dtype), self.x0.to(dtype)
-        for layer, block in enumerate(self.blocks):
-            x = block(residual[layer] * x + again[layer] * x0, tokens, cos, sin)
-        return norm(x)
+        x = x0 = self.enter(tokens)
+        for block, keep, again in zip(self.blocks, self.residual.to(x.dtype), self.x0.to(x.dtype), strict=True):
+            x = block(x, x0, keep, again, tokens, cos, sin)
+        return x
 
     def forward(self, tokens: Tensor) -> Tensor:
-        x = self.features(tokens)
+        x = norm(self.stream(tokens))
         return soft_cap(F.linear(x, self.head.to(x.dtype)).float(), SOFTCAP)
 
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Mean cross-entropy in nats, a scalar; on a GPU without the logits in fp32."""
-        x = self.features(tokens)
-        return capped_cross_entropy(x.flatten(0, 1), self.head.to(x.dtype), targets.flatten(), SOFTCAP)
+        return self.leave(self.stream(tokens), targets)
 
 
 def build(config: dict[str, object]) -> GPT:

@@ -136,6 +136,22 @@ class Knob(Model):
         return self
 
 
+class Dial(Model):
+    """The one size from which the rest of the baseline follows, as the scale's file sets it: trunk can be resized by it."""
+
+    arg: str
+    """Its name among Scale.args: `depth`."""
+    settings: list[int | float] = Field(min_length=2)
+    """Values at which the shipped code works, from small to large."""
+
+    @field_validator("settings")
+    @classmethod
+    def _ascending(cls, settings: list[int | float]) -> list[int | float]:
+        if any(not math.isfinite(one) for one in settings) or settings != sorted(set(settings)):
+            raise ValueError("must be numbers from small to large, each once")
+        return settings
+
+
 class Scale(Model):
     """One size at which the task is run."""
 
@@ -188,6 +204,8 @@ class Task(Model):
     score: list[str]
     scale: Scale
     knobs: list[Knob] = []
+    dial: Dial | None = None
+    """None: trunk has no size to be turned up, and an idea that costs more is compared with more of the budget alone."""
     min_effect: float = Field(default=0.0, ge=0)
     """Smallest effect of interest, in the metric's unit."""
     brief: str = ""
@@ -221,7 +239,21 @@ class Task(Model):
         for knob in self.knobs:
             if knob.file not in self.editable:
                 raise ValueError(f"knob {knob.name}: {knob.file} is not among the editable files")
+        if self.dial and self.setting not in self.dial.settings:
+            raise ValueError(f"dial: scale {self.scale.name} sets {self.dial.arg} to {self.setting!r}, which is none of its settings")
         return self
+
+    @property
+    def setting(self) -> Any:
+        """What the scale sets the dial to; None without a dial."""
+        return self.scale.args.get(self.dial.arg) if self.dial else None
+
+    def resized(self, setting: int | float) -> Task:
+        """The same task with the dial at another setting. Raises ValueError without a dial."""
+        if self.dial is None:
+            raise ValueError(f"task {self.name} has no dial")
+        args = {**self.scale.args, self.dial.arg: setting}
+        return self.model_copy(update={"scale": self.scale.model_copy(update={"args": args})})
 
     def better(self, a: float, b: float) -> bool:
         """Is metric value `a` better than `b`?"""
@@ -310,6 +342,8 @@ def _yaml(path: Path) -> dict[str, Any]:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise TaskError(f"{path}:{line} malformed YAML: {getattr(error, 'problem', error)}") from error
+    except RecursionError:
+        raise TaskError(f"{path}: nested too deep: a task's fields are at most a few levels deep") from None
     if not isinstance(value, dict):
         raise TaskError(f"{path}: must be a mapping of fields")
     return value

@@ -30,8 +30,10 @@ from worktrees.plumbing import (
 )
 from worktrees.snapshots import Snapshot
 
-__all__ = ["Conflict", "GitError", "NothingChanged", "ProtectedChanged", "Repo", "Snapshot"]
+__all__ = ["Conflict", "GitError", "NothingChanged", "ProtectedChanged", "Repo", "Snapshot", "trunk_branch"]
 
+TAKEN = ("trunk", "exp", "audit", "lost")
+"""Parts of branches and refs that are no program's name."""
 OBJECT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 UNFINISHED = ("MERGE_HEAD", "MERGE_MSG", "MERGE_MODE", "AUTO_MERGE", "CHERRY_PICK_HEAD", "REVERT_HEAD", "SQUASH_MSG",
               "BISECT_LOG", "rebase-merge", "rebase-apply", "sequencer")  # fmt: skip
@@ -60,6 +62,10 @@ class Repo:
     @property
     def trunk_ref(self) -> str:
         return _trunk_ref(self.program)
+
+    def kept(self, path: str) -> str:
+        """The ref under which this program keeps a commit that no branch holds: refs/org/<path>, or refs/org/<program>/<path>."""
+        return f"refs/org/{path}" if self.program == "main" else f"refs/org/{self.program}/{path}"
 
     def branch(self, agent: str) -> str:
         """Name of an agent's branch. Raises GitError for a name that cannot be one."""
@@ -103,7 +109,8 @@ class Repo:
             )
         if self.git.ref(self.trunk_ref) is None:
             self.git.run("update-ref", self.trunk_ref, commit, "0" * len(commit))
-            self.git.run("symbolic-ref", "HEAD", self.trunk_ref)
+            if self.program == "main":  # another program leaves the person's checkout where it is
+                self.git.run("symbolic-ref", "HEAD", self.trunk_ref)
         exclude = self._common() / "info" / "exclude"
         held = exclude.read_text("utf-8", "surrogateescape").splitlines() if exclude.is_file() else []
         if lines := [line for line in IGNORE[:2] if line not in held]:  # a .gitignore of theirs may not know us
@@ -385,13 +392,18 @@ def _unfinished(admin: Path) -> bool:
 
 
 def _check_program(program: str) -> str:
-    if not AGENT.fullmatch(program) or program == "trunk":
-        raise GitError(f"'{shown(program)}' cannot name a program: use 1 to 31 of a-z, 0-9 and -, and not `trunk`")
+    if not AGENT.fullmatch(program) or program in TAKEN:
+        raise GitError(f"'{shown(program)}' cannot name a program: use 1 to 31 of a-z, 0-9 and -, and none of {', '.join(TAKEN)}")
     return program
 
 
+def trunk_branch(program: str) -> str:
+    """Name of a program's trunk branch."""
+    return "org/trunk" if program == "main" else f"org/{program}/trunk"
+
+
 def _trunk_ref(program: str) -> str:
-    return "refs/heads/org/trunk" if program == "main" else f"refs/heads/org/{program}/trunk"
+    return f"refs/heads/{trunk_branch(program)}"
 
 
 def _equal(a: trees.Entry | None, b: trees.Entry | None) -> bool:

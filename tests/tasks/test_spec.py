@@ -71,3 +71,28 @@ def test_a_scale_whose_successor_does_not_exist_is_refused_by_file(tmp_path: Pat
     (tmp_path / "toy.yaml").write_text((TOY / "toy.yaml").read_text() + "next: larger\n")
     with pytest.raises(spec.TaskError, match=r"toy.yaml: next: no scale 'larger': choose one of toy"):
         spec.load(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("dial", "reason"),
+    [
+        ({"arg": "width", "settings": [8, 4]}, "from small to large"),
+        ({"arg": "width", "settings": [4]}, "at least 2 items"),
+        ({"arg": "width", "settings": [8, 16]}, "scale toy sets width to 4, which is none of its settings"),
+        ({"arg": "depth", "settings": [4, 8]}, "scale toy sets depth to None"),
+    ],
+)
+def test_a_dial_that_makes_no_sense_is_refused_with_the_reason(dial: dict[str, Any], reason: str) -> None:
+    fields = {**spec.load(str(TOY)).model_dump(), "scale": scale(args={"width": 4}).model_dump(), "dial": dial}
+    with pytest.raises(ValueError, match=reason):
+        spec.Task.model_validate(fields)
+
+
+def test_a_dial_changes_its_one_argument_and_every_scale_of_nanochat_is_one_of_its_settings() -> None:
+    for name in ("tiny", "cpu", "d4", "d8", "d24"):
+        task = spec.load("nanochat", name)
+        larger = task.resized(6)
+        assert larger.scale.args == {**task.scale.args, "depth": 6} and task.setting == int(task.scale.args["depth"])
+        assert larger.model_copy(update={"scale": task.scale}) == task
+    with pytest.raises(ValueError, match="task toy has no dial"):
+        spec.load(str(TOY)).resized(6)
