@@ -13,15 +13,14 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.ingredients import GPT, Patch, patched
-from benchmarks.noise import command, environment, lay, score, train
+from benchmarks.noise import command, environment, lay, whole
+from benchmarks.patches import GPT, Patch
 from lab import frontier, verdict
 from lab.frontier import FACTORS, Frontier
 from tasks import spec
@@ -34,17 +33,11 @@ SOURCES: dict[str, list[Patch]] = {"trunk": TRUNK, "value embeddings": [], "wide
 def measure(task: spec.Task, data: Path, name: str, factor: float, seed: int) -> dict[str, Any]:
     """One whole run on `factor` times the scale's budget: {name, factor, seed, audit, flops, seconds}. Raises SystemExit when it fails."""
     task = task.model_copy(update={"scale": task.scale.model_copy(update={"budget": task.scale.budget.times(factor)})})
-    with tempfile.TemporaryDirectory(prefix="frontier-") as folder:
-        work, begun = Path(folder), time.monotonic()
-        lay(task, patched(spec.workspace_files(task, spec.folder(task.name)), SOURCES[name]), work)
-        if train(task, work, data, seed, subprocess.DEVNULL):
-            raise SystemExit(f"{name} at {factor:g}x, seed {seed}: training failed")
-        seconds, counts = time.monotonic() - begun, json.loads((work / "counts.json").read_text())
-        found = score(task, work, data, seed, ("audit",), subprocess.DEVNULL)
-        if found["status"] != "ok":
-            raise SystemExit(f"{name} at {factor:g}x, seed {seed}: {found['reason']}")
-        spent = {"flops": counts["flops"], "seconds": seconds}
-        return {"name": name, "factor": factor, "seed": seed, "audit": found["metric"]["audit"], **spent}
+    found = whole(task, data, seed, ("audit",), SOURCES[name])
+    if found["status"] != "ok":
+        raise SystemExit(f"{name} at {factor:g}x, seed {seed}: {found['reason']}")
+    spent = {"flops": found["flops"], "seconds": found["train_seconds"]}
+    return {"name": name, "factor": factor, "seed": seed, "audit": found["metric"]["audit"], **spent}
 
 
 def main() -> None:

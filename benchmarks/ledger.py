@@ -28,11 +28,12 @@ from typing import Any
 from rich.console import Console
 
 from lab import queue, similar
-from lab.experiment import Policy, decide
+from lab.experiment import decide
 from lab.home import Home
 from lab.ledger import Ledger
-from lab.records import View
 from lab.shown import brief
+from lab.state import View
+from lab.steps import Policy
 from org import board, status
 from tasks.spec import load
 

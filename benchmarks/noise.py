@@ -1,8 +1,9 @@
 """How noisy is a task's baseline, and how much is there to find? Prints a table of seeds and, with --search, of a TPE search.
 
 A person runs it: `python benchmarks/noise.py --seeds 6 --search 32`. Every number comes from whole runs, started the way the
-laboratory starts them: feeder, trainer and scorer as processes of their own. The search shows one split, the gain is measured on
-another with fresh seeds. `--record FILE` keeps every run as a JSON line.
+laboratory starts them: feeder, trainer and scorer as processes of their own. A search goes over the knobs and, for nanochat, over the
+ideas of `patches.py`, on or off; it sees one split, and the gain is measured on another with fresh seeds. `--record FILE` keeps every
+run as a JSON line.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import socket
 import statistics
 import subprocess
@@ -20,12 +22,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.patches import IDEAS, Patch, patched
 from tasks import spec
 from tasks.knobs import Value, read_knobs, write_knobs
 
 NEVER_KNOBS = ("MLP_RATIO", "BATCH_SCALE")  # they cost more FLOPs: what they gain may be bought
 
+ON = "+ "  # before the name of an idea among the values of a run
 FIRST_TRIAL = 1000  # seed of a search's first trial
+COUNTED = ("tokens", "steps", "seconds", "startup_seconds", "data_wait", "flops", "flops_per_token", "flops_unknown", "metered")
 KEPT = ("CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 
 
@@ -87,19 +94,36 @@ def score(task: spec.Task, work: Path, data: Path, seed: int, splits: tuple[str,
     return result
 
 
-def measure(task: spec.Task, data: Path, seed: int, values: dict[str, Value], splits: tuple[str, ...]) -> dict[str, Any]:
-    """One whole run of the shipped source with these knobs: {seed, values, status, metric, train_seconds, score_seconds, ...}."""
+def whole(
+    task: spec.Task, data: Path, seed: int, splits: tuple[str, ...], patches: list[Patch],
+    knobs: dict[str, Value] | None = None, keep: Path | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """One whole run of the shipped source with these patches and knobs: {seed, status, reason, metric, train_seconds, score_seconds,
+    the rest of the score, COUNTED, the log's end}. The checkpoint is copied to `keep`."""
     with tempfile.TemporaryDirectory(prefix="noise-") as folder:
         work = Path(folder)
-        lay(task, spec.workspace_files(task, spec.folder(task.name)), work)
-        write_knobs(work / "checkout", task, values)
+        lay(task, patched(spec.workspace_files(task, spec.folder(task.name)), patches), work)
+        write_knobs(work / "checkout", task, knobs or {})
         begun = time.monotonic()
-        code = train(task, work, data, seed, subprocess.DEVNULL)
-        trained = time.monotonic()
-        record: dict[str, Any] = {"seed": seed, "values": values, "train_seconds": trained - begun}
+        with (work / "log").open("w+") as log:
+            code = train(task, work, data, seed, log.fileno())
+        trained, said = time.monotonic(), (work / "log").read_text().strip().splitlines() or [""]
+        record: dict[str, Any] = {"seed": seed, "train_seconds": trained - begun}
         if code:
-            return {**record, "status": "crashed", "metric": {}, "score_seconds": 0.0}
-        return {**record, **score(task, work, data, seed, splits, subprocess.DEVNULL), "score_seconds": time.monotonic() - trained}
+            return {**record, "status": "crashed", "reason": said[-1], "metric": {}, "score_seconds": 0.0}
+        if keep:
+            keep.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(work / "out" / "checkpoint.pt", keep)
+        counts = json.loads((work / "counts.json").read_text())
+        record |= score(task, work, data, seed, splits, subprocess.DEVNULL) | {key: counts.get(key) for key in COUNTED}
+        return {**record, "score_seconds": time.monotonic() - trained, "log": said[-12:]}
+
+
+def measure(task: spec.Task, data: Path, seed: int, values: dict[str, Value], splits: tuple[str, ...]) -> dict[str, Any]:
+    """One whole run with these knobs, and the ideas that are on: what `whole` says, and {values}."""
+    patches = [patch for name, idea in IDEAS.items() if values.get(ON + name) for patch in idea]
+    knobs = {name: value for name, value in values.items() if not name.startswith(ON)}
+    return {**whole(task, data, seed, splits, patches, knobs), "values": values}
 
 
 def table(title: str, records: list[dict[str, Any]], splits: tuple[str, ...]) -> None:
@@ -110,12 +134,12 @@ def table(title: str, records: list[dict[str, Any]], splits: tuple[str, ...]) ->
         values = [record["metric"][split] for record in good]
         spread = statistics.stdev(values) if len(values) > 1 else float("nan")
         print(f"  {split:7s} mean {statistics.mean(values):.4f}  sigma {spread:.4f}  from {min(values):.4f} to {max(values):.4f}")
-    for name in ("train_seconds", "score_seconds"):
-        print(f"  {name:14s} median {statistics.median(record[name] for record in good):.1f}")
+    for name in ("train_seconds", "score_seconds", "flops"):
+        print(f"  {name:14s} median {statistics.median(record[name] for record in good):.4g}")
 
 
 def search(task: spec.Task, data: Path, trials: int, jobs: int, keep: Any, before: list[dict[str, Any]]) -> dict[str, Value]:
-    """A TPE search over the FLOPs-neutral knobs on split `search`, every trial with a seed of its own.
+    """A TPE search over the FLOPs-neutral knobs and the ideas on split `search`, every trial with a seed of its own.
 
     Returns the middle of the best tenth of the trials: the best trial of a noisy search is a lucky one.
     `before` are records of earlier trials, which count as the first ones.
@@ -133,12 +157,14 @@ def search(task: spec.Task, data: Path, trials: int, jobs: int, keep: Any, befor
         else:
             assert knob.low is not None and knob.high is not None
             ranges[knob.name] = optuna.distributions.FloatDistribution(knob.low, knob.high, log=knob.log)
+    ideas = [ON + name for name in IDEAS] if task.name == "nanochat" else []
+    ranges |= {name: optuna.distributions.CategoricalDistribution([False, True]) for name in ideas}
     for record in before:
         study.add_trial(
             optuna.trial.create_trial(params=record["values"], distributions=ranges, value=record["metric"]["search"])
         )
     if not before:
-        study.enqueue_trial({knob.name: shipped[knob.name] for knob in knobs})
+        study.enqueue_trial({**{knob.name: shipped[knob.name] for knob in knobs}, **dict.fromkeys(ideas, False)})
 
     def one(number: int) -> None:
         trial = study.ask(ranges)
@@ -165,7 +191,7 @@ def middle(settings: list[dict[str, Any]]) -> dict[str, Value]:
     found: dict[str, Value] = {}
     for name in settings[0]:
         values = [one[name] for one in settings]
-        number = isinstance(values[0], float)
+        number = isinstance(values[0], float)  # a bool is a choice
         found[name] = float(f"{statistics.median(values):.4g}") if number else max(set(values), key=values.count)
     return found
 
@@ -181,7 +207,10 @@ def main() -> None:
     parser.add_argument("--scale", default="cpu")
     parser.add_argument("--seeds", type=int, default=6, help="runs of the baseline")
     parser.add_argument("--search", type=int, default=0, help="trials of the search; its best is measured again with fresh seeds")
-    parser.add_argument("--set", action="append", default=[], metavar="KNOB=VALUE", help="measure this instead of the baseline")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KNOB=VALUE",
+        help="measure this instead of the baseline; an idea is '+ NAME=true'",
+    )  # fmt: skip
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--data", type=Path, help="prepared data to use, or to fill")
     parser.add_argument(
@@ -192,7 +221,7 @@ def main() -> None:
     values: dict[str, Value] = {}
     for item in args.set:
         name, _, text = item.partition("=")
-        values[name] = json.loads(text) if text[:1].isdigit() or text[:1] == "-" else text
+        values[name] = json.loads(text) if text[:1].isdigit() or text[:1] == "-" or text in ("true", "false") else text
     splits = ("search", "audit")
     lines = args.record.read_text().splitlines() if args.record and args.record.exists() else []
     before = [r for r in map(json.loads, lines) if r["seed"] >= FIRST_TRIAL and r["status"] == "ok"]

@@ -22,11 +22,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lab.experiment import Policy, Promote, Queue, Rebase, Revert, Write, decide
+from lab.experiment import decide
 from lab.ledger import Fact
 from lab.queue import in_flight, pick
-from lab.records import State
 from lab.slots import Slot
+from lab.state import State
+from lab.steps import Policy, Promote, Queue, Rebase, Revert, Write
 from org.agents.space import Value, place
 from org.agents.study import Study, noise, seed_of, trials
 from org.agents.sweep_chief import best_improved, choose, deal, dry_areas, nominees

@@ -24,10 +24,12 @@ from scipy.special import stdtr, stdtrit
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lab import claims, experiment, promotion, verdict
+from lab import claims, promotion, verdict
+from lab.attempt import interleaved
 from lab.flags import drift
+from lab.steps import Policy
 
-BANK = experiment.Policy().bank
+BANK = Policy().bank
 EFFECTS = (1.0, 1.5, 2.0, 3.0)
 FURTHER = (4.5, 5.0, 6.0, 8.0)
 """True effects at which part of the old banks serve for the reported effect."""
@@ -110,7 +112,7 @@ def _play(effect: float, spread: float, trunks: int, ideas: int, random: np.rand
             seeds.add(rows, random.normal(-effect, spread, (len(rows), fresh)), fresh)
             beside = np.zeros(len(rows), np.int64)
             if before:
-                table = [experiment.interleaved(have, fresh) for have in range(bank.n.max() + 1)]
+                table = [interleaved(have, fresh) for have in range(bank.n.max() + 1)]
                 beside = np.array(table)[bank.n[rows]]
                 bank.add(rows, random.normal(0, 1, (len(rows), fresh)), beside)
             played.runs[rows, idea] += fresh + beside

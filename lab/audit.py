@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from lab import claims, verdict
-from lab.records import Audit, Experiment, Run, State, bank_of
+from lab.records import Audit, Experiment, Run
+from lab.state import State, bank_of
 from tasks.spec import Task
 
 FAILURES = 3
@@ -34,14 +35,32 @@ def due(state: State, every: int) -> bool:
     return sum(experiment.id in recent for experiment in state.promotions()) >= every
 
 
-def refusal(state: State) -> str | None:
-    """Why no audit of the present trunk can be ordered; None when it can."""
+def latest(state: State) -> Audit | None:
+    """What counts of the present trunk: its newest audit that came to an end. It is on more seeds than those before it, and on theirs."""
+    done = (one for one in reversed(state.audits.values()) if one.result is not None and not one.result["why"])
+    return next((one for one in done if state.same(one.trunk, state.trunk)), None)
+
+
+def superseded(state: State) -> list[Experiment]:
+    """Removals that an earlier audit of the present trunk suggested, and that are not on it."""
+    newest = latest(state)
+    earlier = {one.id for one in state.audits.values() if newest and one is not newest and state.same(one.trunk, newest.trunk)}
+    removals = (one for one in state.experiments.values() if one.removes and one.params["audit"] in earlier)
+    return [one for one in removals if one.promoted is None and one.withdrawn is None]
+
+
+def refusal(state: State, seeds: int) -> str | None:
+    """Why no audit of the present trunk on so many seeds can be ordered; None when it can."""
     if not state.promotions():
         return "trunk holds no promoted idea: there is nothing to leave out"
     if going := next((one.id for one in state.audits.values() if one.result is None), None):
         return f"{going} is under way: `orgctl exp audit --show`"
-    if done := next((one.id for one in state.audits.values() if state.same(one.trunk, state.trunk)), None):
-        return f"{done} has audited this trunk: `orgctl exp audit --show`"
+    done = latest(state)
+    if done is not None and seeds <= done.seeds:
+        return (
+            f"{done.id} has audited this trunk on {done.seeds} seeds (`orgctl exp audit --show`): give more than that,"
+            f" `orgctl exp audit --seeds {done.seeds + 1}` or up to {SEEDS}"
+        )
     return None
 
 

@@ -1,4 +1,5 @@
-"""Copies of the science that `git clean -fdx` does not reach: ledger and mail under `.git/orgctl/`, and the head of the hash chain.
+"""Copies of the science that `git clean -fdx` does not reach: ledger and mail under `.git/orgctl/` (of programs but main below that), and
+the head of the hash chain.
 
 Called by the controller every hour and at `down`. The copied head lets `ledger verify` notice a ledger that was rewritten whole.
 """
@@ -11,12 +12,13 @@ import sqlite3
 from pathlib import Path
 
 from lab.files import write_json
-from lab.home import Home
+from lab.home import MAIN, Home
 from lab.ledger import Ledger
 
 
 def folder(home: Home) -> Path:
-    return home.root / ".git" / "orgctl"
+    place = home.root / ".git" / "orgctl"
+    return place if home.program == MAIN else place / "programs" / home.program
 
 
 def back_up(home: Home, ledger: Ledger) -> None:

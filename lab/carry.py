@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from lab import verdict
-from lab.records import Carry, Experiment, Run, State, bank_of
+from lab.records import Carry, Experiment, Run
+from lab.state import State, bank_of
 from tasks.spec import Task
 
 FAILURES = 3
@@ -40,6 +41,16 @@ def missing(state: State, order: Carry, commit: str) -> int:
     if sum(run.status in ("crashed", "invalid", "timeout") for run in found) >= FAILURES:
         return 0
     return max(0, order.seeds - len(_good(state, found)) - sum(not run.over for run in found))
+
+
+def known(state: State, scale: str, ideas: list[str], seeds: int) -> str | None:
+    """Why one more order of these ideas would ask for nothing: they were run on as many seeds, or are about to be. None for a new one."""
+    wanted = Carry("", scale, seeds, "", ideas)
+    commits = [state.trunks[0].commit, *(str(state.experiments[name].promoted) for name in ideas)]
+    if any(missing(state, wanted, commit) for commit in commits):
+        return None
+    named = ", ".join(ideas)
+    return f"{named} at scale {scale} on {seeds} seeds: asked for already, `orgctl exp carry --show`; more seeds: --seeds N"
 
 
 def waits(state: State, commit: str) -> bool:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lab import verdict
-from lab.records import Attempt, Experiment, Run, State, bank_of
+from lab.records import Attempt, Experiment, Run
+from lab.state import State, bank_of
 from tasks.spec import Task
 
 FAR = 4.0
@@ -111,11 +112,11 @@ def said(state: State, identity: str, task: Task) -> list[str]:
 
 def claims(state: State) -> list[tuple[Experiment, float, bool]]:
     """Every idea that was compared on fresh seeds, its p (one-sided, of its latest such verdict), and whether it survives
-    `survives` over all of them."""
+    `survives` over all of them. What is `invalid` claims nothing: the same metric for every seed has the smallest p of all."""
     found = []
     for experiment in state.experiments.values():
         judged = [one.verdict["p"] for one in experiment.attempts if one.verdict and _is_p(one.verdict.get("p"))]
-        if judged:
+        if judged and experiment.verdict != "invalid":
             found.append((experiment, judged[-1]))
     kept = survives([p for _, p in found])
     return [(experiment, p, alive) for (experiment, p), alive in zip(found, kept, strict=True)]

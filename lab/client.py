@@ -1,4 +1,4 @@
-"""What an agent may ask of the laboratory: propose, amend, review, run, confirm, promote, withdraw. The `orgctl exp` commands
+"""What an agent may ask of the laboratory: propose, amend, review, run, confirm, control, promote, withdraw. The `orgctl exp` commands
 and the sweep agents both call these, so that every idea takes the same way.
 
 Proposals, amendments and reviews are facts at once. Everything else is a request that the controller judges. An idea that was
@@ -9,24 +9,27 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lab import similar
+from lab import areas, similar
 from lab.errors import UserError
 from lab.home import Home
 from lab.ledger import Ledger
-from lab.records import FINDINGS, TEXTS, State, View
+from lab.records import FINDINGS, TEXTS
 from lab.requests import ask, wait_answer
 from lab.similar import Near
+from lab.state import State, View
 from tasks.spec import Task
+from worktrees.repo import GitError, Repo
 
-PERSON = "person"
+PERSON = areas.PERSON
 DIRECTIONS = ("improves", "no-change")
 FAMILIES = ("architecture", "optimiser", "schedule", "data", "systems", "initialisation", "regularisation", "other")
-"""Kinds of ideas; a task's own areas of knobs are families there too, and `a+b` is an idea of both."""
+"""Kinds of ideas; a task's own areas of knobs are families there too, `a+b` is an idea of both, `a/word` one of a part (`lab.areas`)."""
 FIELD_LIMIT = 4000
 """Characters of each free-text field; more is refused, not cut."""
 
@@ -37,6 +40,17 @@ def me(home: Home) -> str:
         return named
     here, seats = Path.cwd().resolve(), home.worktrees.resolve()
     return here.relative_to(seats).parts[0] if seats in here.parents else PERSON
+
+
+def based_on(home: Home, agent: str, trunk: str) -> str | None:
+    """The commit of trunk's history that an agent's worktree is based on; None for who has none (a person)."""
+    if not (home.worktrees / agent).is_dir():
+        return None
+    try:
+        repo = Repo(home.root, home.program)
+        return repo.fork_point(repo.branch(agent), trunk)
+    except GitError:
+        return None  # `exp run` says what is wrong with it
 
 
 @contextmanager
@@ -78,6 +92,7 @@ def propose(
     _check(home, text, again)
     with _view(home, view) as known:
         reason = repeated(known.state, similar.proposals(known.state, text, params or {}), again)
+        reason = reason or _dead_end(known.state, agent, family, again)
         body = {**text, "agent": agent, "params": params or {}, "base": known.state.trunk, "again": reason}
         return known.ledger.append_new("proposal", "E", body, actor=agent).subject
 
@@ -104,7 +119,10 @@ def amend(
         _check(home, text, again)
         near = similar.proposals(known.state, text, idea.params, but=experiment)
         near = [one for one in near if one.experiment not in acknowledged(idea.again)]
-        body = {**new, "again": _joined(idea.again, repeated(known.state, near, again))}
+        reason = repeated(known.state, near, again)
+        if text["family"] != idea.family:
+            reason = reason or _dead_end(known.state, agent, text["family"], again)
+        body = {**new, "again": _joined(idea.again, reason)}
         if known.ledger.append_unless("attempt", "amendment", body, experiment, agent) is None:
             raise UserError(f"{experiment} was run: what is predicted after that is no prediction; a changed idea is a new proposal")
         return list(new)
@@ -138,9 +156,26 @@ def _check(home: Home, text: Mapping[str, Any], again: str) -> None:
         raise UserError("a proposal needs a hypothesis and a mechanism: what should change, and why would it")
     known = list(dict.fromkeys([*FAMILIES, *Task.model_validate_json(home.task.read_text()).areas()]))
     parts = {part for name in known for part in name.split("+")}
-    unknown = [part for part in text["family"].split("+") if part not in parts]
+    named = text["family"].split("+")
+    unknown = [part for part in named if part not in parts and not (areas.AREA.fullmatch(part) and part.partition("/")[0] in parts)]
     if unknown:
-        raise UserError(f"--family {unknown[0][:40]}: choose one of {', '.join(known)}")
+        raise UserError(f"--family {unknown[0][:40]}: choose one of {', '.join(known)}, or a part of one, such as {known[0]}/word")
+
+
+def _dead_end(state: State, agent: str, family: str, again: str) -> dict[str, Any] | None:
+    """The stated reason for going into a retired area, as it goes into the fact; None where none is needed.
+
+    Raises UserError, with the area's evidence, when there is no reason.
+    """
+    gone = areas.dead_end(state, family)
+    if gone is None or areas.may_enter(state, agent, gone, time.time()):
+        return None
+    if not again.strip():
+        raise UserError(
+            f"{areas.told(gone)}. Read `orgctl exp show {gone.evidence[0]}`; to try there all the same give a reason: --again \"why\","
+            " or be assigned to it"
+        )
+    return {"why": again, "near": list(gone.evidence)}
 
 
 def repeated(state: State, near: list[Near], again: str) -> dict[str, Any] | None:
@@ -202,9 +237,19 @@ def confirm(home: Home, agent: str, experiment: str, seconds: float = 15) -> dic
     return request(home, "confirm", agent, {"experiment": experiment}, seconds)
 
 
+def control(home: Home, agent: str, experiment: str, seconds: float = 15) -> dict[str, Any]:
+    """Order the control at equal cost of an idea that costs more. Answer: {"attempt": 1, "factor": 1.62, "runs": ["R0012", ...]}."""
+    return request(home, "control", agent, {"experiment": experiment}, seconds)
+
+
 def promote(home: Home, agent: str, experiment: str, seconds: float = 15) -> dict[str, Any]:
     """Bring an experiment with the verdict `improved` on the present trunk to trunk. Answer: {"commit":...}."""
     return request(home, "promote", agent, {"experiment": experiment}, seconds)
+
+
+def replicate(home: Home, agent: str, experiment: str, seeds: int | None = None, seconds: float = 15) -> dict[str, Any]:
+    """Order a replication of what is `improved`, on `seeds` fresh runs (default 4). Answer: {"seeds": 4}."""
+    return request(home, "replicate", agent, {"experiment": experiment, "seeds": seeds}, seconds)
 
 
 def audit(home: Home, agent: str, seeds: int | None = None, seconds: float = 15) -> dict[str, Any]:

@@ -1,5 +1,5 @@
-"""The laboratory's commands: `exp` (propose, amend, run, wait, show, list, diff, review, confirm, promote, audit, carry,
-withdraw), `ledger` (in `ledger_commands.py`), `report`; and `mcp`, which offers them to agents as tools (in `tools.py`).
+"""The laboratory's commands: `exp` (propose, amend, run, wait, show, list, diff, review, confirm, control, promote, replicate, audit,
+carry, withdraw), `ledger` (in `ledger_commands.py`), `report`; and `mcp`, which offers them to agents as tools (in `tools.py`).
 
 The help texts teach the workflow: propose before running, one run only nominates, fresh seeds decide, only code writes verdicts.
 """
@@ -15,19 +15,18 @@ import typer
 
 from lab import audit as audits
 from lab import carry as carries
-from lab import claims, client, ledger_commands, promotion, similar, tools
-from lab.account import spent
+from lab import claims, client, follow, gate, ledger_commands, promotion, similar, tools, verify
 from lab.answer import as_data, pause
 from lab.errors import UserError
-from lab.files import read_json
 from lab.home import Home
-from lab.ledger import Ledger
 from lab.ledger_commands import JsonFlag, opened
 from lab.prepare import prepare
-from lab.records import Experiment, Run, State, View
-from lab.shown import brief, next_step, shown_run, story
-from lab.text import clean, printable
+from lab.records import STATES, Experiment
+from lab.shown import brief, next_step, outcome, replications, shown_run, story
+from lab.state import State
+from lab.text import clean, figure, printable
 from tasks.spec import Task
+from worktrees.repo import trunk_branch
 
 app = typer.Typer(add_completion=False)
 exp = typer.Typer(
@@ -39,13 +38,11 @@ exp = typer.Typer(
 app.add_typer(exp, name="exp")
 app.add_typer(ledger_commands.ledger_app, name="ledger")
 
-VERDICT_SECONDS = 5.0
-"""How long `exp run` and `exp wait` wait, after a run has ended, for what the laboratory makes of it (a bank may still be missing)."""
 Identity = Annotated[str, typer.Argument(help="An experiment, such as E0001.", metavar="EXPERIMENT")]
 Again = Annotated[
     str, typer.Option(help="Why this is tried again although something like it was tried before; becomes part of the record.")
 ]
-FAMILY_HELP = f"The kind of idea: {', '.join(client.FAMILIES)}, or one of the task's areas; `a+b` for both."
+FAMILY_HELP = f"The kind of idea: {', '.join(client.FAMILIES)}, or one of the task's areas; `a+b` for both, `a/word` for a part."
 DIRECTION_HELP = "improves, or no-change for a simplification (recorded; judged as an improvement so far)."
 
 
@@ -104,10 +101,16 @@ def propose(
         view=view,
     )
     lines = [f"like it: {line}" for line in similar.named(view.state, near)]
-    lines.append(
-        f"{identity} is registered on trunk {view.state.trunk[:8]}. Edit {', '.join(task.editable)}, then: orgctl exp run {identity}"
-    )
-    _tell({"experiment": identity, "similar": similar.shown(view.state, near)}, as_json, "\n".join(lines))
+    then = f"Edit {', '.join(task.editable)}, then: orgctl exp run {identity}"
+    if client.me(home) == client.PERSON:
+        then = f"Have it tried: orgctl assign AGENT --idea {identity} --why ...; to try it yourself propose it in an agent's worktree"
+    base = client.based_on(home, client.me(home), view.state.trunk)
+    if base not in (None, view.state.trunk):
+        to = trunk_branch(home.program)
+        then = f"Your worktree is based on {base[:8]}, an older trunk: first `git reset --hard {to}` (keep changes aside). {then}"
+    lines.append(f"{identity} is registered on trunk {view.state.trunk[:8]}. {then}")
+    answer = {"experiment": identity, "similar": similar.shown(view.state, near), "trunk": view.state.trunk, "based_on": base}
+    _tell(answer, as_json, "\n".join(lines))
 
 
 @exp.command()
@@ -149,21 +152,22 @@ def run(identity: Identity, again: Again = "", as_json: JsonFlag = False) -> Non
     once: end your turn, the result arrives by mail. A change like one that was run before, on whatever trunk, needs a reason
     (--again), unless one was given when it was proposed.
     """
-    home, _ = opened()
+    home, view = opened()
     answer = client.run(home, client.me(home), identity, again=again)
     told = [f"{one['experiment']} by {one['agent']} ({one['outcome']})" for one in answer.get("similar") or []]
-    like = f" Changes like it: {', '.join(told)}." if told else ""
+    notes = [f"Not part of it: {', '.join(answer['ignored'][:5])}."] if answer.get("ignored") else []
+    notes += [f"Changes like it: {', '.join(told)}."] if told else []
+    parent = str(answer.get("parent") or view.state.trunk)
+    if parent != view.state.trunk:
+        notes.append(f"It is compared with {parent[:8]}, an older trunk, and carried to the present one if it is confirmed.")
     if "waiting" in answer or as_json or not sys.stdout.isatty():
-        notes = (f" Not part of it: {', '.join(answer['ignored'][:5])}." if answer.get("ignored") else "") + like
-        _tell(
-            answer,
-            as_json,
-            f"{answer.get('run')} is queued for {identity}.{notes} End your turn now; the result arrives by mail (orgctl mail inbox).",
-        )
+        then = "End your turn now; the result arrives by mail (orgctl mail inbox)."
+        _tell(answer, as_json, " ".join([f"{answer.get('run')} is queued for {identity}.", *notes, then]))
         return
-    if like:
-        print(printable(like.strip()))
-    _follow(home, str(answer["run"]))
+    for note in notes:
+        print(printable(note))
+    if item := follow.follow(home, view, str(answer["run"])):
+        print(outcome(item, _fresh(home, view.state, item)))
 
 
 @exp.command()
@@ -172,33 +176,24 @@ def wait(
     seconds: Annotated[float, typer.Option(help="Give up waiting after this time.")] = 3600,
     as_json: JsonFlag = False,
 ) -> None:
-    """Wait until no run of this experiment is queued or running and the laboratory has said what it makes of it; then show it.
+    """Wait until no run of this experiment is queued or running and the laboratory has said what it makes of it; then say that.
 
-    With --json: {experiment, status, over, waited_seconds, verdict, effect, runs, next, ...}; `over` is false, and the exit code
-    1, when the time was too short. Where a command must end soon, do not wait: the result arrives by mail.
+    Exit code 0 when it is over, 1 when the time was too short (2, as everywhere, for a mistake such as an unknown experiment). With
+    --json: {id, status, over, waited_seconds, verdict, effect, reasoning, runs, next, ...}; `over` is false when the time was too short.
+    Where a command must end soon, do not wait: the result arrives by mail.
     """
-    _, view = opened()
+    home, view = opened()
     began = time.monotonic()
-    while (under_way := _under_way(_experiment(view.state, identity))) and time.monotonic() - began < seconds:
+    while (under_way := follow.under_way(_experiment(view.state, identity))) and time.monotonic() - began < seconds:
         pause(min(0.5, seconds))
         view.refresh()
     item = _experiment(view.state, identity)
     waited = round(time.monotonic() - began, 1)
-    if as_data(as_json, {**brief(item), "over": not under_way, "waited_seconds": waited, **_grounds(item)}):
-        raise typer.Exit(1 if under_way else 0)
+    if not as_data(as_json, {**brief(item), "over": not under_way, "waited_seconds": waited, **_grounds(item)}):
+        late = f"{identity} {under_way} after {seconds:g} s: wait again, or look at `orgctl status`"
+        print(late if under_way else outcome(item, _fresh(home, view.state, item)))
     if under_way:
-        raise UserError(
-            f"{identity} still has runs going on after {seconds:.0f} s: wait again, or look at `orgctl status`"
-        )
-    print(story(item))
-
-
-def _under_way(item: Experiment) -> bool:
-    """Is a run queued or running, or did the last one end just now, so that the laboratory has not looked at it yet?"""
-    if any(not one.over for one in item.runs):
-        return True
-    ended = max((one.ended or 0.0 for one in item.runs), default=0.0)
-    return not _judged(item) and time.time() - ended < VERDICT_SECONDS
+        raise typer.Exit(1)
 
 
 def _grounds(item: Experiment) -> dict[str, Any]:
@@ -208,62 +203,17 @@ def _grounds(item: Experiment) -> dict[str, Any]:
     return {**{key: verdict.get(key) for key in keys}, "runs": [shown_run(one) for one in item.runs], "next": next_step(item)}
 
 
-def _judged(item: Experiment) -> bool:
-    """Has the laboratory said what it makes of the runs so far?"""
-    attempt = item.attempt
-    if attempt is None or attempt.verdict or item.withdrawn is not None:
-        return True
-    return bool(attempt.nomination) and not attempt.confirm_ordered
-
-
-def _follow(home: Home, identity: str) -> None:
-    """A progress bar over the budget until the run is over."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    view = View(Ledger(home.ledger))
-    view.refresh()
-    try:
-        with Progress(
-            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeElapsedColumn()
-        ) as bar:
-            shown = bar.add_task(f"{identity} queued", total=1.0)
-            while not view.state.runs[identity].over:
-                counts = read_json(home.runs / identity / "counts.json")
-                budget = view.state.runs[identity].budget
-                done = (spent(counts, budget["kind"]) or 0.0) / budget["amount"]
-                bar.update(
-                    shown, completed=min(1.0, done), description=f"{identity} {view.state.runs[identity].status}"
-                )
-                time.sleep(0.3)
-                view.refresh()
-    except KeyboardInterrupt:
-        print(f"\nno longer watching; {identity} goes on. orgctl exp wait {view.state.runs[identity].experiment}")
-        raise typer.Exit(0) from None
-    ended = view.state.runs[identity]
-    values = ", ".join(f"{split} {value:.4f}" for split, value in ended.metric.items())
-    print(f"{identity} {ended.status} {values}{ended.reason}")
-    deadline = time.monotonic() + VERDICT_SECONDS
-    while not _said(view.state, ended) and time.monotonic() < deadline:
-        time.sleep(0.2)
-        view.refresh()
-    print(story(view.state.experiments[ended.experiment]))
-
-
-def _said(state: State, run: Run) -> bool:
-    """Has the laboratory said anything of the experiment of this run?"""
-    attempt = state.experiments[run.experiment].attempt
-    return attempt is not None and bool(attempt.nomination or attempt.verdict)
-
-
 @exp.command("list")
 def list_(
     agent: Annotated[str | None, typer.Option(help="Only this agent's.")] = None,
     status: Annotated[
-        str | None, typer.Option(help="Only those with this status, such as nominated or improved.")
+        str | None, typer.Option(help=f"Only those with this status: {', '.join(STATES)}.")
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """All experiments, newest last; negative results included. Look here before you propose."""
+    if status is not None and status not in STATES:
+        raise UserError(f"--status {clean(status, 40)}: choose one of {', '.join(STATES)}")
     _, view = opened()
     found = [
         item
@@ -271,6 +221,9 @@ def list_(
         if (agent in (None, item.agent)) and (status in (None, item.status))
     ]
     if as_data(as_json, [brief(item) for item in found]):
+        return
+    if not found:
+        print("nothing was proposed yet: orgctl exp propose" if not view.state.experiments else "no such experiment: orgctl exp list")
         return
     from rich.console import Console
     from rich.table import Table
@@ -281,7 +234,7 @@ def list_(
     for item in found:
         effect = brief(item)["effect"]
         table.add_row(
-            item.id, clean(item.agent, 30), item.status, "" if effect is None else f"{effect:+.4f}", Text(clean(item.hypothesis))
+            item.id, clean(item.agent, 30), item.status, "" if effect is None else figure(effect, signed=True), Text(clean(item.hypothesis))
         )
     Console(width=None if sys.stdout.isatty() else 200).print(table)
 
@@ -291,10 +244,17 @@ def show(identity: Identity, as_json: JsonFlag = False) -> None:
     """One experiment whole: proposal in every version, runs, verdict with its reasoning, reviews, the log's tail where a run failed."""
     home, view = opened()
     item = _experiment(view.state, identity)
-    task = Task.model_validate_json(home.task.read_text())
-    fresh = [*promotion.said(item, task.metric.unit), *claims.said(view.state, item.id, task)]
+    fresh = _fresh(home, view.state, item)
     if not as_data(as_json, {**dataclasses.asdict(item), "status": item.status, "next": next_step(item), "reported": fresh}):
         print(story(item, fresh))
+
+
+def _fresh(home: Home, state: State, item: Experiment) -> list[str]:
+    """Lines on what came after a verdict: what a promotion waits for, replications, the promoted commit's own bank, the reported effect."""
+    task, rules = Task.model_validate_json(home.task.read_text()), verify.policy(state)
+    wait = gate.waits(rules.promotion, rules.reviewers, item) if item.status == "improved" else None
+    fresh = [*([f"not on trunk yet: {wait}"] if wait else []), *replications(item, task.metric.unit)]
+    return [*fresh, *promotion.said(item, task.metric.unit), *claims.said(state, item.id, task)]
 
 
 @exp.command()
@@ -333,8 +293,24 @@ def confirm(identity: Identity, as_json: JsonFlag = False) -> None:
 
 
 @exp.command()
+def control(identity: Identity, as_json: JsonFlag = False) -> None:
+    """Order the control at equal cost of an idea that costs more than its parent: that one, given as much, on fresh seeds.
+
+    The laboratory orders it by itself once such an idea beats its parent's bank. By hand you have it sooner, or at all where trunk's
+    frontier called the idea `bought`: it is judged anew then, by its control. Its reviewers, a chief or a person may.
+    """
+    home, _ = opened()
+    answer = client.control(home, client.me(home), identity)
+    many, factor = len(answer.get("runs", [])), answer.get("factor", 1)
+    _tell(answer, as_json, f"{identity} gets its control: {many} runs of its parent on {factor:.6g}x the budget are queued")
+
+
+@exp.command()
 def promote(identity: Identity, as_json: JsonFlag = False) -> None:
-    """Bring an experiment with the verdict `improved` to trunk; when trunk has moved it is confirmed there first."""
+    """Bring an experiment with the verdict `improved` to trunk; when trunk has moved it is confirmed there first.
+
+    A chief or a person may.
+    """
     home, _ = opened()
     answer = client.promote(home, client.me(home), identity)
     _tell(
@@ -342,6 +318,22 @@ def promote(identity: Identity, as_json: JsonFlag = False) -> None:
         as_json,
         str(answer.get("note") or f"{identity} is promoted: trunk is now {str(answer.get('commit'))[:10]}"),
     )
+
+
+@exp.command()
+def replicate(
+    identity: Identity,
+    seeds: Annotated[int | None, typer.Option(help="Fresh seeds to run it on, 2 to 16. Default: 4.", show_default=False)] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Order a replication of what is `improved`: the same change on fresh seeds once more, with baseline runs between.
+
+    For its reviewers (a skeptic, a partner), a chief or a person. The outcome is shown with the experiment and changes no verdict;
+    then say what you think of it: `orgctl exp review`.
+    """
+    home, _ = opened()
+    answer = client.replicate(home, client.me(home), identity, seeds)
+    _tell(answer, as_json, f"{identity} is replicated on {answer.get('seeds')} fresh seeds. End your turn; the outcome arrives by mail.")
 
 
 @exp.command()
@@ -354,6 +346,7 @@ def audit(
 ) -> None:
     """Leave each promoted idea out of trunk in turn: does it still help, and do the effects add up?
 
+    A trunk is audited again on more seeds only: runs so far count, and what the new audit says supersedes the old one.
     Taking out what no longer helps is proposed as an experiment of the laboratory's own, and done only when it is promoted.
     """
     home, view = opened()
@@ -375,7 +368,7 @@ def audit(
 
 @exp.command()
 def carry(
-    experiments: Annotated[list[str] | None, typer.Argument(help="Promoted ideas. Default: all.", metavar="[EXPERIMENT]...")] = None,
+    experiments: Annotated[list[str] | None, typer.Argument(help="Promoted ideas. Default: all.")] = None,
     show: Annotated[bool, typer.Option("--show", help="Order nothing: print what was carried so far.")] = False,
     seeds: Annotated[
         int | None, typer.Option(help="Fresh seeds for each. Default: as many as a bank has.", show_default=False)

@@ -13,6 +13,10 @@ class UserError(Exception):
     """Wrong input or a refused action. `str(error)` is the whole message: one line, no traceback."""
 
 
+class Unpinned(UserError):
+    """A file that was pinned by hash is another one now: nothing is run by it, and no experiment is to blame."""
+
+
 class Stopped(Exception):
     """A run ends here with this status (crashed, invalid, timeout, killed) and reason; `log` holds the last words."""
 

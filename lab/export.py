@@ -15,10 +15,10 @@ from itertools import islice
 from pathlib import Path
 
 from lab.errors import UserError
-from lab.files import write_atomic
 from lab.ledger import Ledger
-from lab.records import View
 from lab.results import results
+from lab.state import View
+from lab.text import clean
 from tasks.spec import Task
 
 BATCH = 10_000
@@ -44,7 +44,8 @@ def tsv(ledger: Ledger, task: Task, out: Path | None) -> None:
     if out is None:
         sys.stdout.write(text)
     else:
-        write_atomic(out, text)
+        with _whole(out) as temporary:
+            temporary.write_text(text, encoding="utf-8")
 
 
 def parquet(ledger: Ledger, out: Path) -> None:
@@ -76,7 +77,9 @@ def parquet(ledger: Ledger, out: Path) -> None:
 
 @contextmanager
 def _whole(out: Path) -> Iterator[Path]:
-    """A name to write to that becomes `out` in the end, or nothing."""
+    """A name to write to that becomes `out` in the end, or nothing. Raises UserError for a folder."""
+    if out.is_dir():
+        raise UserError(f"--out {clean(out)} is a folder: name a file")
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:

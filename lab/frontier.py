@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lab import cost
-from lab.records import Bank, Run, State
+from lab.records import Bank, Run
+from lab.state import State
 from lab.verdict import Beside, Moments, Welch, moments
 from tasks.spec import Task
 
@@ -182,7 +183,7 @@ def _runs(state: State, task: Task, commit: str, factor: float) -> list[Run]:
     machine = state.environment[0] if state.environment else None
     return [
         run for run in state.runs.values()
-        if run.purpose == "frontier" and run.commit == commit and run.budget.get("amount") == amount
+        if run.purpose == "frontier" and run.dial is None and run.commit == commit and run.budget.get("amount") == amount
         and (run.status != "ok" or (run.machine == machine and "audit" in run.metric))
     ]  # fmt: skip
 

@@ -146,8 +146,13 @@ class Ledger:
             return [self._insert(kind, subject, actor, body) for kind, subject, body in facts]
 
     def append_once(self, kind: str, body: dict[str, Any], subject: str, actor: str = "lab") -> Fact | None:
-        """Write the fact unless one of this kind about this subject is there already; None then. Makes a step idempotent."""
-        return self.append_unless(kind, kind, body, subject, actor)
+        """Write the fact unless this actor has written one of this kind about this subject already; None then. Makes a step
+        idempotent, whatever others wrote."""
+        with self._transaction():
+            known = "SELECT 1 FROM facts WHERE kind=? AND subject=? AND actor=? LIMIT 1"
+            if self._db.execute(known, (kind, subject, actor)).fetchone():
+                return None
+            return self._insert(kind, subject, actor, body)
 
     def append_unless(self, other: str, kind: str, body: dict[str, Any], subject: str, actor: str = "lab") -> Fact | None:
         """Write the fact unless one of the kind `other` about this subject is there already; None then."""

@@ -16,7 +16,7 @@ from lab.errors import UserError
 from lab.files import read_json
 from lab.home import Home
 from lab.ledger import Ledger
-from lab.records import View
+from lab.state import View
 from lab.text import printable
 from lab.verify import verify as verified
 from tasks.spec import Task
@@ -55,7 +55,7 @@ def verify(as_json: JsonFlag = False) -> None:
     home = Home.find()
     ledger = Ledger(home.ledger)
     task = Task.model_validate_json(home.task.read_text())
-    problems = verified(ledger, task, home.runs, Repo(home.root), read_json(backup_folder(home) / "head.json"))
+    problems = verified(ledger, task, home.runs, Repo(home.root, home.program), read_json(backup_folder(home) / "head.json"))
     facts, _ = ledger.head()
     if not as_data(as_json, {"facts": facts, "problems": problems}):
         for line in problems or [f"{facts} facts: chain whole, results as recorded, snapshots in git, verdicts as derived anew"]:

@@ -14,19 +14,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lab.errors import UserError
+from lab.errors import Unpinned
+from lab.files import read_plain
+
+LARGEST_BYTES = 1_000_000_000
+"""A protected file larger than this was never ours: it is not read to find that out."""
 
 
 def lay_protected(protected: Path, hashes: Mapping[str, str], destination: Path) -> None:
-    """Lay the pinned files (path -> SHA-256) over `destination`. Raises UserError when one is not what was pinned."""
+    """Lay the pinned files (path -> SHA-256) over `destination`. Raises Unpinned when one is not what was pinned."""
     for name, expected in sorted(hashes.items()):
-        source, target = protected / name, destination / name
-        try:
-            content = source.read_bytes()
-        except OSError as error:
-            raise UserError(f"protected file {source}: {error.strerror}: restore it from the trunk") from error
-        if hashlib.sha256(content).hexdigest() != expected:
-            raise UserError(f"protected file {source} is not what was pinned: restore it from the trunk")
+        content, target = pinned(protected / name, expected), destination / name
         place = destination
         for part in Path(name).parts[:-1]:
             place = place / part
@@ -35,6 +33,19 @@ def lay_protected(protected: Path, hashes: Mapping[str, str], destination: Path)
             place.mkdir(exist_ok=True)
         remove(target)
         target.write_bytes(content)
+
+
+def pinned(source: Path, expected: str) -> bytes:
+    """The bytes of a protected file. Raises Unpinned when their SHA-256 (hex) is not `expected`, or there is no such plain file."""
+    try:
+        content = read_plain(source, LARGEST_BYTES)
+    except (OSError, ValueError) as error:
+        raise Unpinned(f"protected file {source} {error}: restore it from the trunk") from error
+    if content is None:
+        raise Unpinned(f"protected file {source} is missing: restore it from the trunk")
+    if hashlib.sha256(content).hexdigest() != expected:
+        raise Unpinned(f"protected file {source} is not what was pinned: restore it from the trunk")
+    return content
 
 
 def remove(path: Path) -> None:

@@ -11,12 +11,13 @@ import io
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from lab.records import Experiment, Run, State
+from lab.figures import Level
+from lab.records import Experiment, Run
+from lab.state import State
 from lab.text import clean
 from tasks.spec import Task
 
@@ -26,6 +27,7 @@ KINDS = {
     "confirm": ("confirmation", "D", "#e69f00", 24),
     "control": ("cost control", "P", "#cc79a7", 54),
     "frontier": ("trunk's frontier", "X", "#f0e442", 54),
+    "replicate": ("replication", "h", "#e69f00", 30),
     "parent": ("parent again", "v", "#009e73", 30),
     "audit": ("without an idea", "<", "#f0e442", 30),
 }
@@ -33,20 +35,6 @@ KINDS = {
 BEST, FAILED, INK, PALE = "#0072b2", "#d55e00", "#222222", "#6b6b6b"
 LABELS = 14
 """More promotions than this are named by their id alone."""
-
-
-@dataclass(frozen=True)
-class Level:
-    """One step of trunk as its own bank measured it. `low`, `high`: 95 % interval, NaN below two runs."""
-
-    commit: str
-    experiment: str
-    time: float
-    n: int
-    mean: float
-    low: float
-    high: float
-    sigma: float
 
 
 def what(experiment: Experiment, limit: int = 30) -> str:

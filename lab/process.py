@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,11 +44,26 @@ class Identity:
         found = _look(self.pid)
         return found is not None and abs(found[0] - self.started) < 0.05 and found[1] not in ("Z", psutil.STATUS_ZOMBIE)
 
+    def began(self) -> float:
+        """When it started, in seconds since the epoch by today's clock."""
+        if Path("/proc/self/stat").exists():
+            return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + self.started
+        return self.started
+
     def signal_group(self, number: int = signal.SIGTERM) -> None:
         """Send a signal to the process group that this process leads; nothing when it is gone."""
         if self.alive():
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, number)
+
+
+def starved(counters: Path = Path("/proc/vmstat")) -> int:
+    """How many processes the kernel has killed since it booted because memory ran out (`oom_kill` of proc_vmstat(5)); 0 where it does not
+    say."""
+    try:
+        return next((int(line.split()[1]) for line in counters.read_text().splitlines() if line.startswith("oom_kill ")), 0)
+    except (OSError, IndexError, ValueError):
+        return 0
 
 
 def _look(pid: int) -> tuple[float, str] | None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from lab import verdict
-from lab.records import Experiment, State, Trunk, bank_of
+from lab.records import Experiment, Trunk
+from lab.state import State, bank_of
 
 LEVEL = 0.05
 """One-sided p of Welch's t at which the new bank counts as better than its parent's. A removal stands unless its bank is worse."""

@@ -1,23 +1,24 @@
 """The order of requests: which queued run goes next on which free slot. Pure functions of facts; the controller calls them.
 
-Idle slots serve anybody: bank first, then confirmations, controls and the frontier, then what the reported effect needs, audits
-and runs at the next scale, then own ideas. An agent's home slot is a preference. Baselines for a bank that is full go in turn with
-the confirmations that asked for them.
+Idle slots serve anybody: bank first, then confirmations, controls, the frontier and replications, then what the reported effect
+needs, audits and runs at the next scale, then own ideas; among those of one rank what a chief moved to the front, then by age. An
+agent's home slot is a preference. Baselines for a bank that is full go in turn with the confirmations that asked for them.
 """
 
 from __future__ import annotations
 
-from lab.records import Run, State, bank_of
+from lab.records import Run
 from lab.slots import Slot
+from lab.state import State, bank_of
 
 HALT_SECONDS = 60.0
 RANK = {
-    "bank": 0, "confirm": 1, "control": 1, "frontier": 1, "parent": 2, "audit": 3, "carry": 3, "nominate": 4
+    "bank": 0, "confirm": 1, "control": 1, "frontier": 1, "replicate": 1, "parent": 2, "audit": 3, "carry": 3, "nominate": 4
 }  # fmt: skip
 
 
 def waiting(state: State) -> list[Run]:
-    """Queued runs in the order in which they are served: by purpose, then by age."""
+    """Queued runs in the order in which they are served: by purpose, then as the chief ordered, then by age."""
     queued = [run for run in state.open.values() if run.status == "queued"]
     banks = {run.commit for run in queued if run.purpose == "bank"}
     full = {commit for commit in banks if sum(run.status == "ok" for run in bank_of(state, commit).runs) >= state.wanted}
@@ -25,7 +26,8 @@ def waiting(state: State) -> list[Run]:
     def rank(run: Run) -> int:
         return RANK.get("confirm" if run.purpose == "bank" and run.commit in full else run.purpose, 9)
 
-    return sorted(queued, key=lambda run: (rank(run), run.queued, run.id))
+    moved = state.direction.priority
+    return sorted(queued, key=lambda run: (rank(run), -moved.get(run.experiment, 0), run.queued, run.id))
 
 
 def pick(state: State, free: list[Slot]) -> list[tuple[Run, Slot]]:

@@ -1,52 +1,30 @@
-"""What the ledger says, as typed records: a pure fold of facts into experiments, runs, banks and the trunk's history.
+"""What the ledger's facts are about, as typed records: experiments with their attempts, runs, banks, audits, and the steps of trunk.
 
-Called by everyone who asks "what is believed?": the workflow, the queue, the board, the report, the agents. Nothing here is
-stored; fold the same facts twice and get the same state. `View` keeps a fold up to date with a growing ledger, and the
-state keeps indexes (open runs, banks), so that a look costs the same with ten runs and with thirty thousand.
-
-Fact kinds (body keys in brackets); a baseline bank, a control and a frontier are runs of that purpose, a promotion is a trunk fact:
-  session     [task, scale, org_hash, hashes, device, design, program, policy, up, stopped]   subject "" (several; later keys win)
-  trunk       [commit, parent, experiment, why, reverts, bank]     subject = commit (a promotion names its experiment; what takes
-              one back names that in `reverts`, and in `bank` the commit with the same files whose bank serves)
-  checked     [commit, effect, low, high, p, n, m, holds]          subject E....   (a promoted commit's bank against its parent's)
-  proposal    [agent, hypothesis, mechanism, family, direction, min_effect, held_constant, params, base, again]   subject E0001
-  amendment   [those of hypothesis ... held_constant that are new, again]   subject E....   (before the first run only)
-  attempt     [number, parent, commit, diff, changed, ignored, again]     subject E....   (snapshot or rebase; judged apart)
-  run         [experiment, attempt, purpose, commit, seed, splits, budget, agent, home_slot, assisted]  subject R0001 (queued)
-  start       [slot, pid, started, device]                         subject R....
-  result      [status, reason, metric, account, hashes, log_tail, ended, flags, unsealed]   subject R....
-  nomination  [attempt, nominated, value, bank_mean, bank_sigma, text]     subject E....
-  confirm     [attempt]  (somebody ordered confirmation)           subject E....
-  verdict     [attempt, verdict, effect, low, high, n, m, p, reasoning, ceg, ceg_low, ceg_high]    subject E....
-  withdrawn   [why]                                                subject E....
-  review      [finding, text]  anybody's opinion; changes no verdict   subject E....
-  audit_order [trunk, steps, seeds, by, ideas]                     subject A0001   (what trunk is without each of its ideas)
-  audit       [rows, additive, why]                                subject A....   (what came of it)
-  carry_order [scale, seeds, by, ideas]                            subject C0001   (promoted ideas at the next scale)
-  carry       [order, scale, effect, low, high, n, m, here, ratio, why]    subject E....   (what came of one of them)
-  agent       [what, ...] started, restarted, stopped, gave_up     subject = agent name
-  intervention[what, ...] taken over, released, person's action    subject = agent name
-  alarm       [text]  something moved that nobody may move         subject = what
+Made by `lab.state`, which folds facts into them, and read by everyone who asks "what is believed?": the workflow, the queue, the board,
+the report, the agents. A record decides nothing; what follows from its own fields alone is a property.
 """
 
 from __future__ import annotations
 
-import gc
 import math
 import statistics
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from lab.ledger import Fact, Ledger
-
-PURPOSES = ("bank", "confirm", "control", "frontier", "parent", "audit", "carry", "nominate")
+PURPOSES = ("bank", "confirm", "control", "frontier", "replicate", "parent", "audit", "carry", "nominate")
 """In the order in which the queue serves them (confirm, control and frontier share a rank, and so do baselines for a bank that is
-full). `frontier`: trunk on half and twice its budget, for all ideas that cost more than it (`lab.frontier`). `parent`: the parent
+full). `frontier`: trunk on half and twice its budget, for all ideas that cost more than it (`lab.frontier`), and one short run of
+each size that its dial gives it (`lab.resized`). `replicate`: an improved change once more, by order of a reviewer
+(`lab.replication`). `parent`: the parent
 of a promoted idea once more, on fresh seeds, for the effect that is reported (`lab.claims`); `audit`: trunk without one of its
 ideas (`lab.audit`); `carry`: at the next scale (`lab.carry`)."""
+LABORATORY = "lab"
+"""Who writes what code of ours has found, measured or decided."""
+OURS = (
+    "session", "agent", "run", "start", "result", "nomination", "verdict", "checked", "replication", "audit", "carry", "unmerged",
+    "refused", "alarm",
+)  # fmt: skip
+"""Kinds of facts that only the laboratory itself writes."""
 BANK = 8
 """Runs of a baseline bank before anything is compared with it, where the session does not say."""
 OTHER_BUDGETS = ("control", "frontier", "carry")
@@ -56,13 +34,15 @@ NO_EVIDENCE = ("killed", "lost")
 COMPARED = ("corpus", "tokenizer", "protected", "task", "torch", "python", "driver")
 """Hashes and versions that must be equal for two runs to be compared, beside device, threads and budget. `protected` has the
 evaluator and the feeder in it, `task` the scale."""
-MANY = 10_000
-"""Facts from which a ledger is long."""
 FINDINGS = ("ok", "doubt", "leak")
 """What a review may find."""
 TEXTS = ("hypothesis", "mechanism", "family", "direction", "min_effect", "held_constant")
 """What a proposal says, and an amendment may say anew."""
 VERDICTS = ("improved", "bought", "neutral", "worse", "inconclusive", "invalid", "crashed")
+STATES = (
+    "proposed", "queued", "running", "nominated", "confirming", *VERDICTS, "unmerged", "promoted", "reverted", "removed", "withdrawn"
+)  # fmt: skip
+"""What `Experiment.status` may be. `unmerged`: improved where it was measured, and git cannot apply it to the present trunk."""
 
 
 @dataclass
@@ -96,8 +76,12 @@ class Run:
     """What is odd about it beside the bank's runs (`lab.flags`)."""
     unsealed: str | None = None
     """Why held-out text was within its reach; "" when it was not, None when nobody looked."""
+    prompt: str = ""
+    """SHA-256 of what its agent was told at the start of its present life."""
     assisted: bool = False
     """Queued while a person had the agent's pane."""
+    dial: int | float | None = None
+    """What the task's dial was set to (`lab.resized`); None: what the scale says."""
 
     @property
     def machine(self) -> tuple[Any, ...]:
@@ -145,7 +129,15 @@ class Attempt:
     """{why, near}: why a change like that of the experiments `near` was run again."""
     nomination: dict[str, Any] | None = None
     confirm_ordered: bool = False
+    control_ordered: bool = False
+    """By hand: it is run without waiting for the idea to beat the bank, and decides in the place of the frontier's first look."""
     verdict: dict[str, Any] | None = None
+    resubmitted: bool = False
+    """Edited by hand for a trunk that the attempt before does not apply to: another change, which begins anew with one run."""
+    unmerged: dict[str, Any] | None = None
+    """{trunk, branch, files, why}: why it cannot be carried to the trunk of that day."""
+    apart: bool = False
+    """Is that trunk still the present one? (On the next one the laboratory tries again.)"""
 
 
 @dataclass(frozen=True)
@@ -165,6 +157,22 @@ class Review:
     actor: str
     finding: str
     text: str
+    judged: str = ""
+    """The verdict on the latest attempt when it was written."""
+    attempt: int = 0
+    """The latest attempt when it was written; 0 before the first."""
+
+
+@dataclass
+class Replication:
+    """An order to run an improved change once more on fresh seeds, and what came of it."""
+
+    attempt: int
+    seeds: int
+    by: str
+    before: int
+    """Runs of earlier replications of the same attempt: they take no part."""
+    result: dict[str, Any] | None = None
 
 
 @dataclass
@@ -192,6 +200,9 @@ class Experiment:
     versions: list[Version] = field(default_factory=list)
     """The proposal as registered, then each amendment; the last one is what the fields above say."""
     reviews: list[Review] = field(default_factory=list)
+    replications: list[Replication] = field(default_factory=list)
+    refusals: list[str] = field(default_factory=list)
+    """Why what was handed in was not run: protected files that were changed, code that is based on no trunk."""
     check: dict[str, Any] | None = None
     """What the promoted commit's own bank said beside its parent's."""
     reverted: str | None = None
@@ -210,6 +221,23 @@ class Experiment:
         return str(last.verdict["verdict"]) if last and last.verdict else None
 
     @property
+    def accepted(self) -> bool:
+        """Was its code found `improved`, on whatever trunk, the last time that it was judged?"""
+        judged = [one.verdict["verdict"] for one in self.attempts if one.verdict and one.number >= self.edited]
+        return judged[-1:] == ["improved"]
+
+    @property
+    def edited(self) -> int:
+        """Number of the attempt that its code is of: later ones are the same change, carried by git."""
+        return max((one.number for one in self.attempts if one.resubmitted), default=1)
+
+    @property
+    def tried(self) -> bool:
+        """Has it a verdict that says something of the idea? Not where nothing was compared, since it could not be carried to trunk, say."""
+        judged = self.attempt.verdict if self.attempt else None
+        return judged is not None and not (judged["verdict"] == "inconclusive" and not judged.get("n"))
+
+    @property
     def stands(self) -> bool:
         """Is it part of trunk?"""
         return self.promoted is not None and self.reverted is None and self.removed is None
@@ -221,10 +249,14 @@ class Experiment:
 
     @property
     def status(self) -> str:
-        """proposed, queued, running, nominated, confirming, withdrawn, promoted, reverted, removed, or the verdict."""
+        """proposed, queued, running, nominated, confirming, withdrawn, unmerged, promoted, reverted, removed, or the verdict."""
         if self.promoted:
             return "promoted" if self.stands else "reverted" if self.reverted else "removed"
         last = self.attempts[-1] if self.attempts else None
+        if last and last.apart and self.withdrawn is None:
+            return "unmerged"
+        if self.removes and self.withdrawn is not None:  # another audit has looked since
+            return "withdrawn"
         if last and last.verdict:
             return str(last.verdict["verdict"])
         if self.withdrawn is not None:
@@ -307,255 +339,3 @@ class Bank:
             return 0.0 if len(values) > 1 else math.nan
         mean = math.fsum(values) / len(values)
         return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
-
-
-@dataclass
-class State:
-    """Everything folded. Dictionaries keep the order of the ledger."""
-
-    session: dict[str, Any] = field(default_factory=dict)
-    trunks: list[Trunk] = field(default_factory=list)
-    experiments: dict[str, Experiment] = field(default_factory=dict)
-    runs: dict[str, Run] = field(default_factory=dict)
-    audits: dict[str, Audit] = field(default_factory=dict)
-    carries: dict[str, Carry] = field(default_factory=dict)
-    serves: dict[str, str] = field(default_factory=dict)
-    """Trunk commit -> the earlier one with the same files, whose bank serves."""
-    alarms: list[str] = field(default_factory=list)
-    taken_over: set[str] = field(default_factory=set)
-    up: list[tuple[float, float | None]] = field(default_factory=list)
-    """(since, until) of the times in which the organisation was up; until is None while it is."""
-    environment: tuple[Any, ...] | None = None
-    """Of the newest run that ended well, but for those on other budgets."""
-    unsealed: str = ""
-    """Why held-out text is within reach of training here, as the newest run that was looked at says; "" when it is not."""
-    open: dict[str, Run] = field(default_factory=dict)
-    """Runs that are queued or running."""
-    ended: list[Run] = field(default_factory=list)
-    """Runs that are over, in the order of their results."""
-    ends: Counter[str] = field(default_factory=Counter)
-    """Number of these by status."""
-    slots: set[int] = field(default_factory=set)
-    """Slots that any run was started on."""
-    banks: dict[str, list[Run]] = field(default_factory=dict)
-    """Baseline runs by commit, those of a revert with those of what it went back to."""
-    banked: set[str] = field(default_factory=set)
-    """Splits that any baseline run was scored on."""
-    touched: dict[str, None] = field(default_factory=dict)
-    """Experiments that facts were about since `tally` looked."""
-    statuses: dict[str, str] = field(default_factory=dict)
-    """What `tally` saw."""
-    last: int = 0
-
-    @property
-    def trunk(self) -> str:
-        """The commit that the ledger names as trunk; "" before the first."""
-        return self.trunks[-1].commit if self.trunks else ""
-
-    @property
-    def split(self) -> str:
-        """The split that verdicts are made on: audit, unless baselines were scored on search alone."""
-        return "search" if self.banked == {"search"} else "audit"
-
-    def bank(self, commit: str | None = None) -> Bank:
-        """Bank of a trunk commit (default: the present trunk)."""
-        wanted = commit or self.trunk
-        return Bank(wanted, list(self.banks.get(self.serves.get(wanted, wanted), ())))
-
-    def same(self, one: str, other: str) -> bool:
-        """Are two trunk commits one baseline: the same, or a revert and what it went back to?"""
-        return self.serves.get(one, one) == self.serves.get(other, other)
-
-    @property
-    def wanted(self) -> int:
-        """Runs of a bank before anything is compared with it."""
-        policy = self.session.get("policy")
-        known = policy.get("bank") if isinstance(policy, dict) else None
-        return known if isinstance(known, int) and known > 1 else BANK
-
-    def promotions(self) -> list[Experiment]:
-        """The ideas that trunk is made of, in its order."""
-        found = [self.experiments[step.experiment] for step in self.trunks if step.experiment in self.experiments]
-        return [experiment for experiment in found if experiment.stands and not experiment.removes]
-
-    def tally(self) -> Counter[str]:
-        """Number of experiments by status. Only those that something happened to are looked at anew."""
-        for name in filter(self.experiments.__contains__, self.touched):
-            self.statuses[name] = self.experiments[name].status
-        self.touched.clear()
-        return Counter(self.statuses.values())
-
-    def apply(self, fact: Fact) -> None:
-        """Fold one fact in. Unknown kinds and facts about unknown subjects are passed over (a newer version wrote them)."""
-        body, subject = fact.body, fact.subject
-        self.touched[subject] = None
-        if fact.kind == "session":
-            self.session = {**self.session, **body}
-            if "up" in body and not (self.up and self.up[-1][1] is None):
-                self.up.append((fact.time, None))
-            elif "stopped" in body and self.up and self.up[-1][1] is None:
-                self.up[-1] = (self.up[-1][0], fact.time)
-        elif fact.kind == "trunk":
-            step = Trunk(
-                body["commit"], body["parent"], body["experiment"], body["why"], fact.time, body.get("reverts", "")
-            )
-            self.trunks.append(step)
-            if bank := body.get("bank"):
-                self.serves[step.commit] = self.serves.get(bank, bank)
-            if step.experiment in self.experiments:
-                self.experiments[step.experiment].promoted = step.commit
-                self.touched[step.experiment] = None
-                self._remove(step.experiment, step.commit)
-            if step.reverts in self.experiments:
-                self.experiments[step.reverts].reverted = step.commit
-                self.touched[step.reverts] = None
-                self._remove(step.reverts, None)
-        elif fact.kind == "proposal" and subject not in self.experiments:
-            text = {key: body[key] for key in TEXTS}
-            rest = {"agent": body["agent"], "params": dict(body["params"]), "base": body["base"]}
-            first = Version(fact.time, fact.actor, text)
-            self.experiments[subject] = Experiment(
-                id=subject, proposed=fact.time, again=body.get("again"), versions=[first], **text, **rest
-            )
-        elif fact.kind == "run" and subject not in self.runs:
-            run = Run(id=subject, queued=fact.time, **body)
-            self.runs[subject] = self.open[subject] = run
-            if run.purpose == "bank":
-                self.banks.setdefault(self.serves.get(run.commit, run.commit), []).append(run)
-            if run.experiment in self.experiments:
-                self.experiments[run.experiment].runs.append(run)
-            self.touched[run.experiment] = None
-        elif fact.kind in ("start", "result") and subject in self.open:  # what has ended stays as it ended
-            run = self.runs[subject]
-            self.touched[run.experiment] = None
-            if fact.kind == "start":
-                run.status, run.started = "running", fact.time
-                run.slot, run.pid, run.process_started = body["slot"], body["pid"], body["started"]
-                self.slots.add(body["slot"])
-            else:
-                self._result(run, fact)
-        elif fact.kind == "audit_order":
-            self.audits[subject] = Audit(subject, body["trunk"], body["steps"], body["seeds"], body["by"], body["ideas"])
-        elif fact.kind == "audit" and subject in self.audits:
-            self.audits[subject].result = body
-        elif fact.kind == "carry_order":
-            self.carries[subject] = Carry(subject, body["scale"], body["seeds"], body["by"], list(body["ideas"]))
-        elif fact.kind == "carry" and body["order"] in self.carries:
-            self.carries[body["order"]].results[subject] = body
-        elif fact.kind == "alarm":
-            self.alarms.append(body["text"])
-        elif fact.kind == "intervention":
-            (self.taken_over.add if body["what"] == "taken_over" else self.taken_over.discard)(subject)
-        elif subject in self.experiments:
-            self._experiment(self.experiments[subject], fact)
-        self.last = fact.id
-
-    def _result(self, run: Run, fact: Fact) -> None:
-        body = fact.body
-        metric, account, hashes = dict(body["metric"]), dict(body["account"]), dict(body["hashes"])
-        status, reason, tail = body["status"], body["reason"], body["log_tail"]
-        run.flags, run.unsealed = list(body.get("flags") or []), body.get("unsealed")
-        run.status, run.reason, run.log_tail, run.ended = status, reason, tail, float(body.get("ended") or fact.time)
-        run.metric, run.account, run.hashes = metric, account, hashes
-        self.open.pop(run.id, None)
-        self.ended.append(run)
-        self.ends[status] += 1
-        if run.unsealed is not None:
-            self.unsealed = run.unsealed
-        if run.purpose == "bank":
-            self.banked |= metric.keys()
-        if run.status == "ok" and run.purpose not in OTHER_BUDGETS:
-            self.environment = run.environment
-
-    def _remove(self, identity: str, commit: str | None) -> None:
-        """What a removal takes out of trunk, or (None) gives back to it."""
-        gone = self.experiments.get(self.experiments[identity].removes)
-        if gone is not None:
-            gone.removed = commit
-            self.touched[gone.id] = None
-
-    @staticmethod
-    def _experiment(experiment: Experiment, fact: Fact) -> None:
-        body = fact.body
-        if fact.kind == "attempt":
-            # A later attempt is a confirmed idea on its way to a new trunk: nobody has to order that again.
-            made = Attempt(**body, confirm_ordered=body["number"] > 1)
-            if not isinstance(made.diff, str):
-                raise TypeError("a diff is text")
-            experiment.attempts.append(made)
-        elif fact.kind == "withdrawn":
-            experiment.withdrawn = body["why"]
-        elif fact.kind == "review":
-            experiment.reviews.append(Review(fact.time, fact.actor, str(body["finding"] or ""), str(body["text"])))
-        elif fact.kind == "amendment" and not experiment.attempts:  # what has run is not predicted any more
-            said = {**experiment.versions[-1].text, **{key: body[key] for key in TEXTS if key in body}}
-            experiment.versions.append(Version(fact.time, fact.actor, said))
-            for key, value in said.items():
-                setattr(experiment, key, value)
-            experiment.again = body.get("again") or experiment.again
-        elif fact.kind == "checked":
-            experiment.check = body
-        elif fact.kind in ("nomination", "confirm", "verdict"):
-            for attempt in experiment.attempts:
-                if attempt.number == body["attempt"]:
-                    if fact.kind == "nomination":
-                        attempt.nomination = body
-                    elif fact.kind == "verdict":
-                        if not isinstance(body["verdict"], str) or not isinstance(body["effect"], int | float | None):
-                            raise TypeError("a verdict is a word and a figure")
-                        attempt.verdict = body
-                    else:
-                        attempt.confirm_ordered = True
-
-
-def bank_of(state: State, commit: str) -> Bank:
-    """The bank of a commit, less what was measured in another environment (a newer torch, another machine)."""
-    bank = state.bank(commit)
-    return Bank(commit, [run for run in bank.runs if run.status != "ok" or run.environment == state.environment])
-
-
-def fold(facts: Iterable[Fact]) -> State:
-    """The state that these facts describe."""
-    state = State()
-    for fact in facts:
-        state.apply(fact)
-    return state
-
-
-class View:
-    """A state that follows a growing ledger: `refresh` folds only what is new."""
-
-    def __init__(self, ledger: Ledger) -> None:
-        self.ledger = ledger
-        self.state = State()
-
-    def refresh(self) -> list[Fact]:
-        """Fold the new facts in and return them."""
-        with _no_collector(self.state):
-            new = self.ledger.facts(after=self.state.last)
-            for fact in new:
-                try:
-                    self.state.apply(fact)
-                except (KeyError, TypeError, ValueError, AttributeError):  # written by somebody who is not of ours
-                    self.state.alarms.append(f"fact {fact.id} ({fact.kind[:40]}) is malformed and was passed over")
-                self.state.last = fact.id
-        return new
-
-
-@contextmanager
-def _no_collector(state: State) -> Iterator[None]:
-    """Fold a whole ledger without the garbage collector, which would look through all that was made again and again in vain.
-
-    100,000 facts of benchmarks/ledger.py: 1.5 s of processor instead of 3.1. A long ledger's state lives on, so later looks leave
-    it out too.
-    """
-    if state.last or not gc.isenabled():
-        yield
-        return
-    gc.disable()
-    try:
-        yield
-    finally:
-        if state.last > MANY:
-            gc.freeze()
-        gc.enable()

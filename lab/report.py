@@ -7,7 +7,6 @@ and what agents wrote (hypotheses, reasons, logs) is treated as data: escaped, c
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,11 +14,13 @@ from typing import Any
 
 from lab import audit, carry, claims, frontier, plot, promotion, verdict
 from lab.errors import UserError
+from lab.figures import Level, decimals, idle_share, levels, slots_of, span, up_seconds
 from lab.files import write_atomic
 from lab.home import Home
-from lab.plot import Level
-from lab.records import PURPOSES, VERDICTS, Experiment, Run, State
+from lab.markdown import between, md, number, table
+from lab.records import PURPOSES, VERDICTS, Experiment, Run
 from lab.results import HASHES, results
+from lab.state import State
 from lab.text import clean
 from tasks.spec import Task
 
@@ -51,75 +52,12 @@ def write_report(home: Home, state: State, task: Task, out: Path | None = None) 
     return [folder / name for name in files]
 
 
-# What the facts say
-
-
-def levels(state: State, split: str) -> list[Level]:
-    """Steps of trunk in order, each as its own bank measured it; steps without a finished bank run are left out."""
-    found = []
-    for step in state.trunks:
-        bank = state.bank(step.commit)
-        values = bank.values(split)
-        if values:
-            mean, low, high = (
-                verdict.mean_interval(values) if len(values) > 1 else (bank.mean(split), math.nan, math.nan)
-            )
-            found.append(
-                Level(step.commit, step.experiment, step.time, len(values), mean, low, high, bank.sigma(split))
-            )
-    return found
-
-
-def idle_share(state: State, slots: int, since: float, until: float) -> float:
-    """Share of the slot time between two moments (epoch seconds) in which no run occupied the slot; 0 to 1.
-
-    Times in which the organisation was down do not count.
-
-    A run that has not ended counts as busy up to `until`. Raises ValueError without slots or time.
-    """
-    if slots < 1 or not until > since:
-        raise ValueError("an idle share needs at least one slot and a span of time")
-    busy = 0.0
-    by_slot: dict[int | None, list[tuple[float, float]]] = {}
-    for run in state.runs.values():
-        if run.started is not None:
-            end = run.ended if run.ended is not None else until
-            begin, end = max(run.started, since), min(end, until)
-            if end > begin:
-                by_slot.setdefault(run.slot, []).append((begin, end))
-    for intervals in by_slot.values():
-        reached = since
-        for begin, end in sorted(intervals):  # runs of one slot do not overlap, but a clock may be set back
-            busy += max(0.0, end - max(begin, reached))
-            reached = max(reached, end)
-    return min(1.0, max(0.0, 1 - busy / (slots * up_seconds(state, since, until))))
-
-
-def up_seconds(state: State, since: float, until: float) -> float:
-    """How long the organisation was up between two moments; all of it where the ledger does not say."""
-    parts = [min(end or until, until) - max(begin, since) for begin, end in state.up]
-    return sum(part for part in parts if part > 0) or until - since
-
-
-def span(state: State) -> tuple[float, float] | None:
-    """(first, last) moment that the session's facts speak of, epoch seconds; None without any."""
-    moments = [step.time for step in state.trunks]
-    for run in state.runs.values():
-        moments += [moment for moment in (run.queued, run.started, run.ended) if moment is not None]
-    if isinstance(state.session.get("stopped"), int | float):
-        moments.append(float(state.session["stopped"]))
-    return (min(moments), max(moments)) if moments else None
-
-
 def outcome(experiment: Experiment) -> str:
     """How an experiment stands, in a word or two."""
     nomination = experiment.attempt.nomination if experiment.attempt else None
     if experiment.status == "nominated" and nomination and not nomination.get("nominated", True):
         return "not nominated"
     return experiment.status
-
-
-# The page
 
 
 def page(state: State, task: Task) -> str:
@@ -148,32 +86,6 @@ def page(state: State, task: Task) -> str:
     return "\n".join(parts) + "\n"
 
 
-def md(text: object, limit: int = 300) -> str:
-    """Somebody's text as one harmless line of Markdown: no cells, links, images or HTML of its own making."""
-    return re.sub(r"([\\`*_\[\]<>|~#&!$@])", r"\\\1", clean(text, limit))
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """A Markdown table; cells are escaped already."""
-    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
-
-
-def _number(value: Any, digits: int, sign: bool = False) -> str:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return "–"
-    return f"{value:{'+' if sign else ''}.{digits}f}"
-
-
-def _digits(steps: Sequence[Level]) -> int:
-    """Decimals of an effect: the baseline's noise to two digits. Means get one more."""
-    sigma = steps[0].sigma if steps else math.nan
-    return max(0, min(12, 1 - math.floor(math.log10(sigma)))) if math.isfinite(sigma) and sigma > 0 else 4
-
-
-def _range(low: Any, high: Any, digits: int, sign: bool = False) -> str:
-    return f"{_number(low, digits, sign)} to {_number(high, digits, sign)}"
-
-
 def _summary(state: State, task: Task, split: str, steps: Sequence[Level]) -> list[str]:
     promoted = len(state.promotions())
     over = sum(run.over for run in state.runs.values())
@@ -194,16 +106,16 @@ def _summary(state: State, task: Task, split: str, steps: Sequence[Level]) -> li
 
 def _gain(state: State, task: Task, split: str, steps: Sequence[Level]) -> str:
     """The effect of everything promoted: last bank against first bank, Welch interval."""
-    digits, unit = _digits(steps), md(task.metric.unit)
+    digits, unit = decimals(steps), md(task.metric.unit)
     first, last = state.bank(steps[0].commit).values(split), state.bank(steps[-1].commit).values(split)
     if len(first) < 2 or len(last) < 2:
-        return f"Difference {_number(steps[-1].mean - steps[0].mean, digits, True)} {unit}; no interval below two runs."
+        return f"Difference {number(steps[-1].mean - steps[0].mean, digits, True)} {unit}; no interval below two runs."
     test = verdict.welch(last, first, minimize=task.metric.direction == "minimize")
     sigmas = f", {abs(test.effect) / steps[0].sigma:.1f} sigma of the baseline" if steps[0].sigma else ""
     better = "better" if task.better(steps[-1].mean, steps[0].mean) else "not better"
     return (
-        f"Confirmed best against the first baseline: **{_number(test.effect, digits, True)} {unit}** ({better};"
-        f" 95 % interval {_range(test.low, test.high, digits, True)}, n = {len(last)} against {len(first)}{sigmas})."
+        f"Confirmed best against the first baseline: **{number(test.effect, digits, True)} {unit}** ({better};"
+        f" 95 % interval {between(test.low, test.high, digits, True)}, n = {len(last)} against {len(first)}{sigmas})."
     )
 
 
@@ -231,11 +143,11 @@ def _setting(state: State, task: Task) -> list[str]:
             (name, seen((run.hashes.get(name) for run in runs), (given or {}).get(name, session.get(name))))
             for name in HASHES
         ),
-        ("trunk", f"{md(state.trunk[:12]) or 'none'} after {len(state.promotions())} promotions"),
+        ("trunk", f"{md(state.trunk[:12]) or 'none'}, {len(state.promotions())} promoted"),
     ]
     if state.taken_over:
         rows.append(("taken over by a person", ", ".join(md(name, 40) for name in sorted(state.taken_over))))
-    return _table(("", ""), [(f"**{name}**", value) for name, value in rows])
+    return table(("", ""), [(f"**{name}**", value) for name, value in rows])
 
 
 def _sealed(runs: Sequence[Run]) -> str:
@@ -260,7 +172,7 @@ def _best(state: State, task: Task, split: str, steps: Sequence[Level]) -> list[
     if not steps:
         failed = sum(run.purpose == "bank" and run.over and run.status != "ok" for run in state.runs.values())
         return [f"No baseline run has finished well ({failed} failed)."]
-    digits = _digits(steps)
+    digits = decimals(steps)
     rows = []
     moved = len(steps) > 1 and not state.same(steps[0].commit, steps[-1].commit)
     for name, step in (("first baseline", steps[0]), ("confirmed best", steps[-1]))[: 2 if moved else 1]:
@@ -268,12 +180,12 @@ def _best(state: State, task: Task, split: str, steps: Sequence[Level]) -> list[
             for level in levels(state, which):
                 if level.commit == step.commit:
                     rows.append((
-                        f"{name} ({md(step.commit[:8])})", which, _number(level.mean, digits + 1),
-                        _range(level.low, level.high, digits + 1), _number(level.sigma, digits + 1),
-                        _range(*_sigma_interval(state, level.commit, which), digits + 1), str(level.n),
+                        f"{name} ({md(step.commit[:8])})", which, number(level.mean, digits + 1),
+                        between(level.low, level.high, digits + 1), number(level.sigma, digits + 1),
+                        between(*_sigma_interval(state, level.commit, which), digits + 1), str(level.n),
                     ))
     head = ("", "split", "mean", "95 % interval (Student t)", "sigma", "95 % interval (chi-squared)", "n")
-    lines = _table(head, rows)
+    lines = table(head, rows)
     if moved:
         lines += ["", _gain(state, task, split, steps), "", _freshness(state, steps)]
     return lines
@@ -299,10 +211,10 @@ def _freshness(state: State, steps: Sequence[Level]) -> str:
 def _promoted(state: State, task: Task, split: str, steps: Sequence[Level]) -> list[str]:
     if not state.promotions():
         return ["Nothing was promoted."]
-    digits, lines = _digits(steps), []
+    digits, lines = decimals(steps), []
     banks = {step.commit: step for step in steps}
-    for number, experiment in enumerate(state.promotions(), start=1):
-        lines.append(f"{number}. **{experiment.id}** by {md(experiment.agent, 40)}: {md(experiment.hypothesis)}")
+    for place, experiment in enumerate(state.promotions(), start=1):
+        lines.append(f"{place}. **{experiment.id}** by {md(experiment.agent, 40)}: {md(experiment.hypothesis)}")
         if experiment.params:
             lines.append(f"   - set {md(plot.what(experiment, 120), 130)}")
         judged = next((a.verdict for a in reversed(experiment.attempts) if a.verdict), None)
@@ -312,8 +224,8 @@ def _promoted(state: State, task: Task, split: str, steps: Sequence[Level]) -> l
         bank = banks.get(experiment.promoted or "")
         if bank:
             lines.append(
-                f"   - new bank on {split}: {_number(bank.mean, digits + 1)}"
-                f" (95 % interval {_range(bank.low, bank.high, digits + 1)}, n = {bank.n})"
+                f"   - new bank on {split}: {number(bank.mean, digits + 1)}"
+                f" (95 % interval {between(bank.low, bank.high, digits + 1)}, n = {bank.n})"
             )
     return [
         *lines, "",
@@ -327,16 +239,16 @@ def _claims(state: State, task: Task, steps: Sequence[Level]) -> list[str]:
     found = sorted(claims.claims(state), key=lambda claim: claim[1])
     if not found:
         return ["No idea was compared on fresh seeds yet."]
-    digits, minimize = _digits(steps), task.metric.direction == "minimize"
+    digits, minimize = decimals(steps), task.metric.direction == "minimize"
     rows = []
     for experiment, p, survives in found:
         judged = next(a.verdict for a in reversed(experiment.attempts) if a.verdict and a.verdict.get("p") is not None)
         fresh = claims.reported(state, experiment, minimize, state.wanted)
-        after = f"{_number(fresh.effect, digits, True)} ({_range(fresh.low, fresh.high, digits, True)})" if fresh else "not measured yet"
+        after = f"{number(fresh.effect, digits, True)} ({between(fresh.low, fresh.high, digits, True)})" if fresh else "not measured yet"
         rows.append((
             experiment.id, md(experiment.agent, 40), md(plot.what(experiment, 50), 60), md(outcome(experiment)),
-            _number(judged.get("effect"), digits, True), f"{p:.2g}", "yes" if survives else "no",
-            _number(judged.get("cost_ratio"), 4), frontier.brief(judged) or "–",
+            number(judged.get("effect"), digits, True), f"{p:.2g}", "yes" if survives else "no",
+            number(judged.get("cost_ratio"), 4), frontier.brief(judged) or "–",
             after if experiment.stands or fresh else "–",
         ))
     kept = sum(survives for _, _, survives in found)
@@ -348,7 +260,7 @@ def _claims(state: State, task: Task, steps: Sequence[Level]) -> list[str]:
         " may be false. p is one-sided, of the latest verdict. Cost is that of the parent's bank times so much, of what decides (FLOPs or"
         " seconds); CEG is the cost at which trunk gets as far over the idea's own, where trunk's frontier was measured and reaches it."
     )
-    return [said, "", *_table(head, rows)]
+    return [said, "", *table(head, rows)]
 
 
 def _reasoning(judged: dict[str, Any] | None) -> list[str]:
@@ -357,7 +269,7 @@ def _reasoning(judged: dict[str, Any] | None) -> list[str]:
 
 
 def _rejected(state: State, task: Task, steps: Sequence[Level]) -> list[str]:
-    digits = _digits(steps)
+    digits = decimals(steps)
     order = {name: rank for rank, name in enumerate(VERDICTS)}
     rest = sorted((e for e in state.experiments.values() if not e.stands), key=lambda e: order.get(outcome(e), 99))
     if not rest:
@@ -365,21 +277,21 @@ def _rejected(state: State, task: Task, steps: Sequence[Level]) -> list[str]:
     rows = []
     for experiment in rest:
         judged = (experiment.attempt.verdict if experiment.attempt else None) or {}
-        interval = _range(judged.get("low"), judged.get("high"), digits, True) if judged.get("low") is not None else "–"
+        interval = between(judged.get("low"), judged.get("high"), digits, True) if judged.get("low") is not None else "–"
         p, n = judged.get("p"), judged.get("n")
         grounds = [*_reasoning(judged), experiment.withdrawn or ""]
         gone = promotion.why_reverted(experiment) if experiment.reverted else ""
         gone = gone or (f"taken out by {_remover(state, experiment)}" if experiment.removed else "")
         rows.append((
             experiment.id, md(experiment.agent, 40), md(plot.what(experiment, 70), 80), md(outcome(experiment)),
-            _number(judged.get("effect"), digits, True), interval, "–" if not n else str(n),
+            number(judged.get("effect"), digits, True), interval, "–" if not n else str(n),
             f"{p:.2g}" if isinstance(p, float) else "–",
             md(gone or (grounds[0] if judged.get("p") is None else ""), 120),
         ))
     counts = Counter(outcome(e) for e in rest)
     said = ", ".join(f"{count} {md(name)}" for name, count in counts.most_common())
     head = ("", "agent", "what", "outcome", f"effect ({md(task.metric.unit)})", "95 % interval", "n", "p", "why")
-    return [f"{said[:1].upper()}{said[1:]}.", "", *_table(head, rows)]
+    return [f"{said[:1].upper()}{said[1:]}.", "", *table(head, rows)]
 
 
 def _remover(state: State, experiment: Experiment) -> str:
@@ -398,17 +310,17 @@ def _audits(state: State, task: Task) -> list[str]:
         if one.result is None:
             said += [*(f"- {md(line)}" for line in rest), ""]
             continue
-        digits = _digits(levels(state, state.split))
+        digits = decimals(levels(state, state.split))
         rows = []
         for row in one.result["rows"]:
             taken = audit.removal_of(state, one, row)
             rows.append((
-                md(row["experiment"]), _number(row["effect"], digits, True), _range(row["low"], row["high"], digits, True),
+                md(row["experiment"]), number(row["effect"], digits, True), between(row["low"], row["high"], digits, True),
                 f"{row['n']} against {row['m']}" if row["n"] else "–", md(row["verdict"] or "cannot be taken out alone"),
                 md(row["why"] or (f"{taken.id} would take it out ({taken.status})" if taken else "")),
             ))  # fmt: skip
         head = ("left out", f"effect of that ({md(task.metric.unit)})", "95 % interval", "n", "verdict", "")
-        said += [*_table(head, rows), "", *(f"- {md(line)}" for line in audit.sums(one, task.metric.unit)), ""]
+        said += [*table(head, rows), "", *(f"- {md(line)}" for line in audit.sums(one, task.metric.unit)), ""]
     return said[:-1]
 
 
@@ -456,8 +368,8 @@ def _cost(state: State) -> list[str]:
         if mine:
             rows.append(_cost_row(md(purpose), mine, sum(spent(run) for run in mine), total))
     rows.append(_cost_row("**all**", finished, total, total))
-    lines = _table(("purpose", "runs", "failed", "slot time", "share", "training FLOPs", "tokens"), rows)
-    moments, slots = span(state), _slots(state)
+    lines = table(("purpose", "runs", "failed", "slot time", "share", "training FLOPs", "tokens"), rows)
+    moments, slots = span(state), slots_of(state)
     if moments and slots and moments[1] > moments[0]:
         share = idle_share(state, slots, *moments)
         lines += ["", f"Session: up for {_duration(up_seconds(state, *moments))} on {slots} slot{'' if slots == 1 else 's'};"
@@ -473,12 +385,6 @@ def _cost_row(name: str, runs: Sequence[Run], seconds: float, total: float) -> t
     tokens = sum(int(run.account.get("tokens") or 0) for run in runs)
     share = f"{seconds / total:.0%}" if total else "–"
     return name, str(len(runs)), str(failed), _duration(seconds), share, f"{flops:.3g}" if flops else "–", f"{tokens:,}"
-
-
-def _slots(state: State) -> int:
-    """Slots of the session; where nobody wrote them down, those that were used."""
-    known = state.session.get("slots")
-    return known if isinstance(known, int) and known > 0 else len({r.slot for r in state.runs.values() if r.started})
 
 
 def _duration(seconds: float) -> str:

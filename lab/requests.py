@@ -18,12 +18,19 @@ LIMIT_BYTES = 1_000_000
 
 @dataclass(frozen=True)
 class Request:
-    """`kind` is one of run, confirm, promote, withdraw, audit, carry, stop, restart, takeover, release; `actor` is who claims to ask."""
+    """`kind` is one of run, confirm, control, promote, withdraw, audit, carry, stop, restart, takeover, release and those of
+    `org.levers`; `actor` is who claims to ask."""
 
     id: str
     kind: str
     actor: str
     body: dict[str, Any]
+
+    @property
+    def time(self) -> float | None:
+        """When it was made, in seconds since the epoch, by its id; None where that says nothing."""
+        digits = self.id.partition("-")[0]
+        return int(digits) / 1e9 if digits.isascii() and digits.isdigit() and len(digits) == 20 else None
 
 
 def ask(home: Home, kind: str, actor: str, body: dict[str, Any]) -> str:

@@ -10,7 +10,8 @@ import json
 import time
 from typing import Any
 
-from lab.records import Run, State
+from lab.records import Run
+from lab.state import State
 from lab.text import clean
 from tasks.spec import Task
 
@@ -24,7 +25,7 @@ HASHES = ("corpus", "tokenizer", "protected", "torch", "python")
 """What must be equal for two runs to be compared: content hashes, and versions."""
 COLUMNS = (
     "run", "experiment", "attempt", "agent", "purpose", "status", "reason", "flags", "unsealed", "seed", "splits", "metric", *SPLITS,
-    *ACCOUNT, "task", "scale", "device", "slot", "budget_kind", "budget_amount", "commit", "parent", "family",
+    *ACCOUNT, "task", "scale", "device", "slot", "budget_kind", "budget_amount", "dial", "commit", "parent", "family",
     "hypothesis", "params_set", "verdict", "queued", "started", "ended", "org_hash", *HASHES, "other",
 )
 """Seconds, bytes, training FLOPs; times in UTC; `parent`: the trunk commit that the run's commit is compared with."""
@@ -51,7 +52,7 @@ def _row(run: Run, state: State, task: Task) -> dict[str, Any]:
         **{split: run.metric.get(split) for split in SPLITS},
         **{name: run.account.get(name) for name in ACCOUNT}, "task": task.name, "scale": _scale(run, state, task),
         "device": run.account.get("device"), "slot": run.slot, "budget_kind": run.budget.get("kind"),
-        "budget_amount": run.budget.get("amount"), "commit": run.commit,
+        "budget_amount": run.budget.get("amount"), "dial": run.dial, "commit": run.commit,
         "parent": attempt.parent if attempt else trunk.parent if trunk else None,
         "queued": _moment(run.queued), "started": _moment(run.started), "ended": _moment(run.ended),
         "org_hash": state.session.get("org_hash"),

@@ -25,13 +25,13 @@ from typing import Any
 from lab import child as stages
 from lab.account import account, cpu_clock, device_name
 from lab.child import Child
-from lab.errors import Stopped, UserError
+from lab.errors import Stopped, Unpinned, UserError
 from lab.fence import Fence
 from lab.files import read_json, write_json
 from lab.gpus import Gauge, occupied
 from lab.measure import measure, shown, splits_to_score
 from lab.overlay import lay_protected, remove
-from lab.runspec import RunSpec
+from lab.runspec import RunSpec, read_manifest
 from lab.seal import Seal
 from lab.slots import usable_cores
 from lab.watch import Watch, size
@@ -50,8 +50,10 @@ class Run:
     """A run on its way. `execute` returns the result as it is to be written."""
 
     def __init__(self, folder: Path, spec: RunSpec) -> None:
-        self.folder, self.spec, self.task = folder, spec, spec.task
-        self.watch, self.seal = Watch(folder, spec), Seal(folder, spec)
+        self.folder, self.spec = folder, spec
+        self.task = spec.task if spec.dial is None else spec.task.resized(spec.dial)
+        self.manifest, self.manifest_hash = read_manifest(spec.data)
+        self.watch, self.seal = Watch(folder, spec), Seal(folder, spec, self.manifest)
         self.started = time.time()
         self.killed = False
         self.score: dict[str, Any] | None = None
@@ -75,6 +77,8 @@ class Run:
             metric = measure(self.task, self.spec.splits, self.score or {}, self._account())
         except Stopped as stop:
             status, reason, log = stop.status, stop.reason, stop.log
+        except Unpinned as error:  # whoever changed it, the experiment did not: it is run again
+            status, reason = "lost", str(error)
         except (UserError, GitError, OSError, ValueError) as error:
             status, reason = "crashed", stages.last_line(" ".join(stages.clean(str(error)).split())) or repr(error)
         finally:
@@ -91,6 +95,8 @@ class Run:
             if path.name not in ("spec.json", "runner.log"):
                 remove(path)
         (self.folder / "out").mkdir()
+        if self.spec.manifest and self.manifest_hash != self.spec.manifest:
+            raise Unpinned(f"{self.spec.data}/manifest.json is not what was pinned when the data were made: restore it")
 
     def _checkout(self, name: str) -> Path:
         """The experiment's commit with the protected files over it."""
@@ -300,7 +306,7 @@ class Run:
         return {
             "run": self.spec.run, "status": status, "reason": reason, "metric": metric, "account": self._account(),
             "sealed": None if self.unsealed is None else not self.unsealed, "unsealed": self.unsealed,
-            "hashes": self.spec.environment(),
+            "hashes": self.spec.environment(self.manifest),
             "log_tail": stages.log_tail(log), "started": self.started, "ended": time.time(),
         }  # fmt: skip
 

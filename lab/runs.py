@@ -15,21 +15,26 @@ from typing import Any
 
 import psutil
 
-from lab import limits
-from lab.errors import UserError
+from lab import limits, resized
+from lab.errors import Unpinned, UserError
 from lab.executors import local
 from lab.files import read_json
 from lab.flags import flags
 from lab.home import Home
+from lab.overlay import pinned, remove
 from lab.process import Identity
 from lab.queue import halted, pick
-from lab.records import NO_EVIDENCE, Run, State, View, bank_of
-from lab.runspec import RunSpec
+from lab.records import NO_EVIDENCE, Run
+from lab.runspec import RunSpec, read_manifest
 from lab.slots import Slot, free
+from lab.state import State, View, bank_of
 from tasks.spec import Budget, Task
 
 FREE_BYTES = 200_000_000
 """No run is started with less disk than this: it would fail, and through no fault of the candidate."""
+
+LARGEST_PROBE = 16.0
+"""Times trunk's cost that a setting of the dial may have while nobody has measured it: an eighth of the budget then has twice the time."""
 
 
 @dataclass
@@ -58,24 +63,37 @@ class Runs:
         return self.following if purpose == "carry" and self.following else self.task
 
     def start(self, now: float) -> None:
-        """Start queued runs on free slots; nothing while the machine itself makes runs fail, or the disk is full."""
+        """Start queued runs on free slots; nothing while the machine itself makes runs fail. Raises UserError, and starts nothing, while
+        the disk is full or a pinned file is not what it was: that would fail them, and through no fault of the candidates."""
         if halted(self.state, now):
             return
         if shutil.disk_usage(self.home.org).free < FREE_BYTES:
             raise UserError(f"less than {FREE_BYTES / 1e6:.0f} MB are free on the disk of {self.home.org}: no run is started")
         running = [run for run in self.state.open.values() if run.status == "running"]
-        for run, slot in pick(self.state, free(self.slots, running)):
+        picked = pick(self.state, free(self.slots, running))
+        if picked:
+            self._check_pinned()
+        for run, slot in picked:
             self._start(run, slot)
+
+    def _check_pinned(self) -> None:
+        """Raises Unpinned when the data's manifest or a protected file is not what was pinned."""
+        session, data = self.state.session, self.home.data
+        if session.get("manifest") and read_manifest(data)[1] != session["manifest"]:
+            raise Unpinned(
+                f"{data}/manifest.json is not what was pinned when the data were made: no run is started until it is restored"
+                f" (or remove {data}: `{self.home.command} up` prepares it again)"
+            )
+        for name, expected in session.get("protected", {}).items():
+            pinned(self.home.protected / name, expected)
 
     def _start(self, run: Run, slot: Slot) -> None:
         folder = self.home.runs / run.id
-        identity = _stray_runner(folder)
-        if identity is None:
-            shutil.rmtree(folder, ignore_errors=True)
-            self._spec(run, slot).write(folder)
-            identity = local.start(self.home, run.id)
-        else:
-            slot = RunSpec.read(folder).slot
+        for stray in _strays(folder):
+            local.stop(stray, 0.0, folder)
+        remove(folder)
+        self._spec(run, slot).write(folder)
+        identity = local.start(self.home, run.id)
         body = {"slot": slot.index, "pid": identity.pid, "started": identity.started, "device": slot.device}
         self.view.ledger.append("start", body, run.id)
         self.view.refresh()
@@ -84,10 +102,11 @@ class Runs:
         parent = self._parent(run)
         task = self.task_of(run.purpose)
         factor = run.budget["amount"] / task.scale.budget.amount
+        size = resized.cost_of(self.state, task, parent, run.dial) or LARGEST_PROBE
         scale = task.scale.model_copy(
             update={
                 "budget": Budget(**run.budget),
-                "deadline_seconds": task.scale.deadline_seconds * max(1.0, factor),
+                "deadline_seconds": task.scale.deadline_seconds * max(1.0, factor * size),
             }
         )
         return RunSpec(
@@ -102,13 +121,15 @@ class Runs:
             splits=run.splits,
             task=task.model_copy(update={"scale": scale}),
             budget=Budget(**run.budget),
+            dial=run.dial,
             repo=self.home.root,
             data=self.home.next_data if run.purpose == "carry" else self.home.data,
             protected=self.home.protected,
             protected_hashes=self.state.session.get("protected", {}),
+            manifest="" if run.purpose == "carry" else str(self.state.session.get("manifest", "")),
             slot=slot,
             org_hash=str(self.state.session.get("org_hash", "")),
-            limits=limits.baseline(bank_of(self.state, parent).runs) if run.purpose in ("nominate", "confirm") else None,
+            limits=limits.baseline(bank_of(self.state, parent).runs) if run.purpose in ("nominate", "confirm", "replicate") else None,
         )
 
     def _parent(self, run: Run) -> str:
@@ -127,17 +148,19 @@ class Runs:
             if Identity(run.pid, run.process_started).alive():
                 continue  # the runner's last deed is the result: what lies there before is not from it
             folder = self.home.runs / run.id
-            found = read_json(folder / "result.json")
-            if found is not None and found.get("run") == run.id:
+            found = self._left(run)
+            if found is not None:
                 if found.get("status") == "killed":  # the laboratory did not ask for that
                     found = {**found, "status": "lost", "reason": "somebody else ended its runner"}
                 self._result(run, found)
             else:
                 local.bury(folder)
+                code = local.code(Identity(run.pid, run.process_started))
+                how = f"was killed by signal {-code}" if code and code < 0 else "vanished"
                 log = folder / "runner.log"
                 tail = log.read_text(errors="replace")[-2000:] if log.is_file() else ""
                 self._result(
-                    run, {"status": "lost", "reason": "its runner vanished without a result", "log_tail": tail}
+                    run, {"status": "lost", "reason": f"its runner {how} before it had written a result", "log_tail": tail}
                 )
 
     def _needless(self, run: Run) -> str | None:
@@ -145,7 +168,7 @@ class Runs:
         experiment = self.state.experiments.get(run.experiment)
         if run.purpose == "parent" and experiment is not None and experiment.reverted:
             return "its promotion was taken back"
-        if experiment is None or run.purpose in ("parent", "audit", "carry"):  # those are run because there is a verdict
+        if experiment is None or run.purpose in ("replicate", "parent", "audit", "carry"):  # those are run because there is a verdict
             return None
         if experiment.withdrawn is not None:
             return "withdrawn before it started"
@@ -160,7 +183,7 @@ class Runs:
 
     def _flags(self, run: Run, metric: dict[str, float], account: dict[str, Any]) -> list[str]:
         """What is odd about a candidate's run beside its parent's bank."""
-        if run.purpose not in ("nominate", "confirm"):
+        if run.purpose not in ("nominate", "confirm", "replicate"):
             return []
         return flags(metric, account, bank_of(self.state, self._parent(run)).runs)
 
@@ -176,8 +199,15 @@ class Runs:
         """Stop one run; killed it is, also when its runner was too young to write that itself."""
         folder = self.home.runs / run.id
         local.stop(Identity(run.pid, run.process_started), seconds, folder)
-        found = read_json(folder / "result.json")
-        self._result(run, found if found and found.get("run") == run.id else {"status": "killed", "reason": why})
+        self._result(run, self._left(run) or {"status": "killed", "reason": why})
+
+    def _left(self, run: Run) -> dict[str, Any] | None:
+        """The result that the runner, which is over, has left. It writes that last and then ends with code 0: after any other end the
+        file is somebody else's. (A controller that was started meanwhile does not hear how the runner ended, and reads it.)"""
+        if local.code(Identity(run.pid, run.process_started)):
+            return None
+        found = read_json(self.home.runs / run.id / "result.json")
+        return found if found is not None and found.get("run") == run.id else None
 
 
 def as_recorded(run: Run, found: dict[str, Any]) -> dict[str, Any]:
@@ -202,13 +232,13 @@ def as_recorded(run: Run, found: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _stray_runner(folder: Path) -> Identity | None:
-    """A runner of this folder that a controller started without living to write it down."""
-    if not (folder / "spec.json").is_file():
-        return None
+def _strays(folder: Path) -> list[Identity]:
+    """What runs in the name of a run that the ledger has not started: the runner of a controller that did not live to write it down,
+    or a program that wants to be taken for one. Neither is believed; the run begins anew on its seed."""
+    found = []
     for process in psutil.process_iter(["cmdline"]):
         with contextlib.suppress(psutil.Error):
             words = process.info["cmdline"] or []
             if "lab.runner" in words and words[-1] == str(folder):
-                return Identity.of(process.pid)
-    return None
+                found.append(Identity.of(process.pid))
+    return [one for one in found if one is not None]

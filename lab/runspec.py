@@ -16,10 +16,21 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lab.errors import UserError
 from lab.fence import describe
-from lab.files import read_json, write_atomic
+from lab.files import as_object, read_plain, write_atomic
 from lab.gpus import driver
 from lab.slots import Slot
 from tasks.spec import Budget, Task
+
+
+def read_manifest(data: Path) -> tuple[dict[str, Any], str]:
+    """A data folder's manifest, and the SHA-256 (hex) of the very bytes it was parsed from; ({}, "") where none can be read."""
+    try:
+        content = read_plain(data / "manifest.json")
+    except (OSError, ValueError):
+        content = None
+    if content is None:
+        return {}, ""
+    return as_object(content) or {}, hashlib.sha256(content).hexdigest()
 
 
 class RunSpec(BaseModel):
@@ -40,11 +51,15 @@ class RunSpec(BaseModel):
     task: Task
     budget: Budget
     """What this run may spend; may differ from the scale's own budget (controls at equal cost)."""
+    dial: int | float | None = None
+    """What the task's dial is set to; None: what the scale says."""
     repo: Path
     data: Path
     protected: Path
     protected_hashes: dict[str, str]
     """Path in the workspace -> SHA-256 (hex) of its content, as pinned at `up`."""
+    manifest: str = ""
+    """SHA-256 (hex) of the data's manifest as pinned when they were made, since it says what is hidden from training; "": not pinned."""
     slot: Slot
     org_hash: str
     limits: dict[str, float] | None = None
@@ -72,12 +87,11 @@ class RunSpec(BaseModel):
             field = ".".join(str(part) for part in first["loc"]) or "file"
             raise UserError(f"{path}: {field}: {first['msg']}: start runs through the controller") from error
 
-    def environment(self) -> dict[str, str]:
-        """What makes runs comparable: hashes of data (its manifest), protected files and task, versions (`driver`: the GPU's).
+    def environment(self, manifest: dict[str, Any]) -> dict[str, str]:
+        """What makes runs comparable: hashes of data (from its `manifest`), protected files and task, versions (`driver`: the GPU's).
 
-        The task's hash leaves the budget and its deadline out: a control has another one and is compared all the same.
+        The task's hash leaves the budget, its deadline and the run's dial out: a control has others and is compared all the same.
         """
-        manifest = read_json(self.data / "manifest.json") or {}
         pinned = json.dumps(sorted(self.protected_hashes.items()))
         task = self.task.model_dump_json(exclude={"scale": {"budget", "deadline_seconds"}})
         try:

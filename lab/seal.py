@@ -10,9 +10,9 @@ import os
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from lab.fence import Fence, describe, interpreter, prefix, private_network, system
-from lab.files import read_json
 from lab.runspec import RunSpec
 from tasks.spec import HOSTS
 
@@ -21,10 +21,10 @@ SHARED = (Path("/tmp"), Path("/var/tmp"), Path("/run"))
 
 
 class Seal:
-    """Builds the fences of the run in `folder`."""
+    """Builds the fences of the run in `folder`, by the manifest as it was read and checked once: the file may be another by now."""
 
-    def __init__(self, folder: Path, spec: RunSpec) -> None:
-        self.folder, self.spec = folder, spec
+    def __init__(self, folder: Path, spec: RunSpec, manifest: dict[str, Any]) -> None:
+        self.folder, self.spec, self.manifest = folder, spec, manifest
         self.own = [folder / name for name in ("checkout", "out", "home", "tmp")]
         """The folders into which training may write."""
         self._user = Path(os.path.expanduser("~"))  # with keys in it; "~", which is not there, for a user without one
@@ -34,7 +34,7 @@ class Seal:
     @property
     def masked(self) -> list[Path]:
         """Files and folders with held-out text, as the manifest names them; those that exist."""
-        named = (read_json(self.spec.data / "manifest.json") or {}).get("mask")
+        named = self.manifest.get("mask")
         places = [Path(place) for place in named if isinstance(place, str)] if isinstance(named, list) else []
         return [place for place in places if place.is_absolute() and os.path.lexists(place)]
 

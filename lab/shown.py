@@ -1,6 +1,6 @@
-"""An experiment as people and programs read it: the whole story, a line of a list, what may be done next. Pure.
+"""An experiment as people and programs read it: the whole story, its outcome, a line of a list, what may be done next. Pure.
 
-Called by the commands. What agents wrote is data: the story is made printable as a whole.
+Called by the commands and by `org.news`. What agents wrote is data: the story is made printable as a whole.
 """
 
 from __future__ import annotations
@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lab.records import TEXTS, Experiment, Run
-from lab.text import clean, printable
+from lab import replication
+from lab.records import TEXTS, Attempt, Experiment, Run
+from lab.text import clean, deviations, figure, printable
 
 
 def brief(item: Experiment) -> dict[str, Any]:
@@ -33,17 +34,90 @@ def shown_run(run: Run) -> dict[str, Any]:
     return {key: getattr(run, key) for key in ("id", "purpose", "seed", "status", "metric", "reason", "flags")}
 
 
+def replications(item: Experiment, unit: str) -> list[str]:
+    """A line on each replication of it."""
+    return [
+        replication.said(one.result, unit) if one.result else f"being replicated on {one.seeds} fresh seeds, ordered by {one.by}"
+        for one in item.replications
+    ]
+
+
 def next_step(item: Experiment) -> str | None:
-    """What may be done with it now; None when nobody has to do anything."""
-    return {
-        "proposed": f"edit, then: orgctl exp run {item.id}",
-        "nominated": f"the chief (or a person) may: orgctl exp confirm {item.id}",
-        "neutral" if item.removes else "improved": f"the chief (or a person) may: orgctl exp promote {item.id}",
-    }.get(item.status)
+    """What is useful to do now; None where nothing follows from it."""
+    name = item.id
+    again = 'orgctl exp propose ... --again "WHY"'
+    steps = {
+        "proposed": f"edit, then: orgctl exp run {name}",
+        **dict.fromkeys(("queued", "running"), f"nothing yet: the result arrives by mail (or: orgctl exp wait {name})"),
+        "nominated": f"fresh seeds decide, the chief (or a person) may: orgctl exp confirm {name}; meanwhile another idea",
+        "confirming": f"fresh seeds are being run; meanwhile another idea: the verdict arrives by mail (or: orgctl exp wait {name})",
+        "neutral" if item.removes else "improved": f"who promotes by this design (or a person) may: orgctl exp promote {name}",
+        "promoted": "propose the next idea on the present trunk",
+        "crashed": f"read the log's end (orgctl exp show {name}); what is put right is a new proposal: {again}",
+        "invalid": f"mend what the reason names; without it the idea is a new proposal: {again}",
+        "bought": "another idea, or this one so that it costs no more than trunk: a new proposal",
+    }
+    if item.removes and item.withdrawn is not None:
+        return "orgctl exp audit --show: a later audit of the same trunk counts"
+    if item.attempt and item.attempt.apart:
+        return _by_hand(item, item.attempt)
+    if item.status == "bought" and not item.runs_for("control"):
+        return f"{steps['bought']}; in doubt of trunk's frontier the chief (or a person) may: orgctl exp control {name}"
+    if item.status == "inconclusive" and not item.tried:
+        return f"edit it anew on the present trunk, which is a new proposal: {again}"
+    if item.status in ("neutral", "worse", "inconclusive") and not item.removes:
+        return f"another idea; the same once more needs a reason: {again}"
+    return steps.get(item.status)
+
+
+def _by_hand(item: Experiment, attempt: Attempt) -> str:
+    """What its agent does about a change that was improved and does not apply to the present trunk."""
+    found = attempt.unmerged or {}
+    if not found.get("files"):
+        return "another idea: trunk holds this change already"
+    return (
+        f"{item.agent} puts the change on the present trunk by hand (git reset --hard {found['branch']};"
+        f" git cherry-pick -n {attempt.commit[:10]}; mend {', '.join(found['files'])}), then: orgctl exp run {item.id},"
+        " which nominates and confirms it there"
+    )
+
+
+def unmerged(attempt: Attempt) -> str:
+    """Why this attempt is not on trunk and what its figures are worth, as a clause."""
+    found = attempt.unmerged or {}
+    trunk, why = str(found.get("trunk"))[:8], found.get("why")
+    return f"cannot be carried to trunk {trunk}: {why}. What was measured holds on {attempt.parent[:8]} alone"
+
+
+def outcome(item: Experiment, reported: Sequence[str] = ()) -> str:
+    """What is now believed of an experiment, and what is useful next: short, for who waited for it. `reported` as for `story`."""
+    attempt = item.attempt
+    lines = [f"{item.id} by {item.agent}: {item.status}  ({clean(item.hypothesis)})"]
+    if attempt and attempt.verdict:
+        lines += [f"  {line}" for line in attempt.verdict.get("reasoning", [])]
+    elif attempt and attempt.nomination:
+        lines.append(f"  {nominated(attempt.nomination)}")
+    if attempt and attempt.apart:
+        lines.append(f"  {unmerged(attempt)}")
+    lines += [f"  {line}" for line in reported]
+    if hint := next_step(item):
+        lines.append(f"  next: {hint}")
+    lines.append(f"  every run, and the proposal whole: orgctl exp show {item.id}")
+    return printable("\n".join(lines))
+
+
+def nominated(body: dict[str, Any]) -> str:
+    """What a nomination says, in a line; a fact of somebody else's may lack any of it."""
+    sigmas = body.get("sigmas")
+    better = deviations(sigmas) if isinstance(sigmas, int | float) else "?"
+    return (
+        f"one run on split search, {figure(body.get('value'))}: {better} sigma better than the bank ({figure(body.get('bank_mean'))}, "
+        f"sigma {figure(body.get('bank_sigma'))}); it only nominates, and its value is thrown away"
+    )
 
 
 def story(item: Experiment, reported: Sequence[str] = ()) -> str:
-    """Everything about an experiment, for people. `reported`: lines on its promotion and its effect by fresh runs."""
+    """Everything about an experiment, for people. `reported`: lines on replications, its promotion and its effect by fresh runs."""
     lines = [
         f"{item.id} by {item.agent}: {item.status}",
         f"  hypothesis: {item.hypothesis}",
@@ -53,15 +127,18 @@ def story(item: Experiment, reported: Sequence[str] = ()) -> str:
         *_again(item.again, "proposed"),
         *_versions(item),
     ]
+    lines += [f"  refused: {why}" for why in item.refusals]
     for attempt in item.attempts:
-        where = f"{attempt.commit[:10]} on {attempt.parent[:10]}"
+        where = f"{attempt.commit[:10]} on {attempt.parent[:10]}{', put there by hand' if attempt.resubmitted else ''}"
         lines.append(f"  attempt {attempt.number}: {where}, changes {', '.join(attempt.changed)}")
         lines += _again(attempt.again, "run")
         for done in (run for run in item.runs if run.attempt == attempt.number):
             unsealed = [f"unsealed: {done.unsealed}"] if done.unsealed else []
             lines += [f"    {_line(done)}", *(f"      flagged: {line}" for line in done.flags)]
             lines += [f"      {line}" for line in unsealed]
+        lines += [f"    {nominated(attempt.nomination)}"] if attempt.nomination and not attempt.verdict else []
         lines += [f"    {line}" for line in (attempt.verdict or {}).get("reasoning", [])]
+        lines += [f"    {unmerged(attempt)}"] if attempt.unmerged else []
     lines += [f"  {line}" for line in reported]
     for review in item.reviews:
         found = f" ({clean(review.finding, 20)})" if review.finding else ""
@@ -94,5 +171,6 @@ def _versions(item: Experiment) -> list[str]:
 
 
 def _line(run: Run) -> str:
-    values = ", ".join(f"{split} {value:.4f}" for split, value in run.metric.items())
-    return f"{run.id} {run.purpose:8} seed {run.seed} {run.status:8} {values}{run.reason}"
+    values = ", ".join(f"{split} {figure(value)}" for split, value in run.metric.items())
+    dial = "" if run.dial is None else f" dial {run.dial:g}"
+    return f"{run.id} {run.purpose:8}{dial} seed {run.seed} {run.status:8} {values}{run.reason}"

@@ -1,6 +1,6 @@
 """How alike two ideas are: proposals by their knobs or else their words, changes by their lines. Pure functions of the ledger.
 
-Called by `lab.client` when an idea is proposed or amended, by `lab.laboratory` when it is run. The choice that matters most:
+Called by `lab.client` when an idea is proposed or amended, by `lab.orders` when it is run. The choice that matters most:
 numbers are compared as numbers (within 2 %) and never as text, so that the same knob with another value is related, and the
 same sentence with another effect size is the same idea. Thresholds are calibrated on the examples in tests/lab/test_similar.py.
 """
@@ -13,8 +13,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from lab.records import Experiment, State
-from lab.text import clean
+from lab.records import Experiment
+from lab.state import State
+from lab.text import clean, figure
 
 CLOSE = 0.02
 """Numbers that differ by less than this share of the larger are the same setting."""
@@ -22,6 +23,10 @@ SAME_TEXT, RELATED_TEXT = 0.6, 0.35
 """Cosine of word pieces from which two proposals are the same idea, or worth showing."""
 SAME_LINES, RELATED_LINES = 0.9, 0.5
 """Share of changed lines that two changes have in common (Jaccard) from which they are the same, or worth showing."""
+UNSAID = "a person's idea; the mechanism is for who tries it to say"
+"""The mechanism of an idea that came without one; no word of it is its author's."""
+NEVER = " (never compared)"
+"""Of a verdict that says nothing of the idea: it could not be carried to trunk, say."""
 SHOWN = 3
 """Ideas named beside a new one, the most alike first."""
 NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?(?![\w.]*\w)", re.IGNORECASE)
@@ -81,7 +86,8 @@ def alike(a: Any, b: Any) -> bool:
 
 
 def _said(text: Mapping[str, Any]) -> str:
-    return f"{text.get('hypothesis', '')}\n{text.get('mechanism', '')}".lower()
+    mechanism = text.get("mechanism", "")
+    return f"{text.get('hypothesis', '')}\n{'' if mechanism == UNSAID else mechanism}".lower()
 
 
 def _by_words(others: list[Experiment], text: str) -> list[Near]:
@@ -90,7 +96,7 @@ def _by_words(others: list[Experiment], text: str) -> list[Near]:
     texts = [_said(vars(one)) for one in others]
     for one, said, likeness in zip(others, texts, cosines(text, texts), strict=True):
         if likeness >= RELATED_TEXT:
-            same = likeness >= SAME_TEXT and not _told_apart(numbers, settings(said))
+            same = likeness >= SAME_TEXT and not told_apart(numbers, settings(said))
             found.append(Near(one.id, likeness, "words", same))
     return found
 
@@ -142,7 +148,7 @@ def settings(text: str) -> list[float]:
     return [float(found) for found in NUMBER.findall(PREDICTED.sub(" ", text)) if math.isfinite(float(found))]
 
 
-def _told_apart(a: list[float], b: list[float]) -> bool:
+def told_apart(a: list[float], b: list[float]) -> bool:
     """Has each side a number that the other has not?"""
     return any(not any(alike(x, y) for y in b) for x in a) and any(not any(alike(x, y) for x in a) for y in b)
 
@@ -219,19 +225,17 @@ def _ranked(state: State, found: Iterable[Near]) -> list[Near]:
 
 def measured(experiment: Experiment) -> bool:
     """Is something known of it, or will be? Not where it was withdrawn, or could not be compared, before any run ended well."""
-    verdict = experiment.attempts[-1].verdict if experiment.attempts else None
-    undecided = verdict is not None and verdict["verdict"] == "inconclusive" and not verdict.get("n")
-    given_up = experiment.withdrawn is not None or undecided
+    given_up = experiment.withdrawn is not None or (experiment.verdict is not None and not experiment.tried)
     return not given_up or any(run.status == "ok" for run in experiment.runs)
 
 
 def outcome(experiment: Experiment) -> str:
-    """What became of an experiment, in a few words: "worse, effect +0.0123"."""
+    """What became of an experiment, in a few words: "worse, effect +0.0123", "inconclusive (never compared)"."""
     verdict = experiment.attempts[-1].verdict if experiment.attempts else None
     effect = verdict.get("effect") if verdict else None
-    figure = f", effect {effect:+.4f}" if isinstance(effect, int | float) else ""
+    size = f", effect {figure(effect, signed=True)}" if isinstance(effect, int | float) else ""
     word = f"{experiment.verdict}, promoted" if experiment.promoted and experiment.verdict else experiment.status
-    return f"{word}{figure}"
+    return f"{word}{size}{NEVER if experiment.verdict and not experiment.tried else ''}"
 
 
 def named(state: State, near: Iterable[Near]) -> list[str]:

@@ -1,7 +1,8 @@
-"""Other people's text made harmless: what agents wrote, as it may be shown on a terminal, in a table or in a plot."""
+"""Other people's text made harmless, and figures made short: as they may be shown on a terminal, in a table or in a plot."""
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 
@@ -22,3 +23,26 @@ def printable(text: object) -> str:
     """The same for text of many lines, uncut: line ends and tabs stay."""
     kept = ESCAPE.sub("", str(text).replace("\r\n", "\n"))
     return "".join(" " if char not in "\n\t" and unicodedata.category(char) in UNSEEN else char for char in kept)
+
+
+def figure(value: object, signed: bool = False) -> str:
+    """A metric's value as people read it: four decimals, more where that leaves fewer than two digits, fewer for large numbers, "?" for
+    what is no finite number."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        return "?"
+    sign, size = "+" if signed else "", abs(value)
+    if size >= 1000:
+        return f"{value:{sign}.5g}"
+    if 0 < size < 1e-6:
+        return f"{value:{sign}.1e}"
+    return f"{value:{sign}.{4 if size >= 0.001 or not size else 1 - math.floor(math.log10(size))}f}"
+
+
+def interval(low: object, high: object) -> str:
+    """[-0.0150, -0.0090]"""
+    return f"[{figure(low, signed=True)}, {figure(high, signed=True)}]"
+
+
+def deviations(value: float, signed: bool = False) -> str:
+    """A number of standard deviations: one decimal, three digits from a thousand on; a run that diverges may have 10^290."""
+    return f"{value:{'+' if signed else ''}{'.3g' if abs(value) >= 1000 else '.1f'}}"

@@ -32,7 +32,7 @@ from lab.text import clean, printable
 
 GROUP = "exp"
 """Every command of this group is a tool."""
-OTHERS = (("ledger", "verify"), ("report",), ("status",))
+OTHERS = (("ledger", "verify"), ("report",), ("status",), ("areas",), ("standup", "report"), ("standup", "show"))
 """And these, where the program that is served has them. None of them writes where its caller says (`ledger export` does)."""
 ANSWER_LIMIT = 100_000
 """Characters of an answer's text, and of its data as JSON: about what a client shows to its model at once (25,000 tokens)."""

@@ -220,13 +220,15 @@ def judge(
     compared_with: str,
     stages: Sequence[int] = STAGES,
     control: Sequence[float] | None = None,
+    resized: tuple[str, Sequence[float]] | None = None,
     cost_ratio: float | None = None,
     bought: Beside | None = None,
     ties: bool = False,
 ) -> Judgement | None:
     """Judge fresh candidate runs against the baseline bank. `stages`: numbers of seeds at which there is a judgement, the
     last of which ends it; `ties`: different seeds may well give the same value (the cost of a target, when training ends
-    at a set part of its budget); `bought`: what trunk reaches at that cost or less, where that is so much better that a control
+    at a set part of its budget); `control`: trunk on `cost_ratio` times the budget; `resized`: another one that must be beaten too, and
+    what it is; `bought`: what trunk reaches at that cost or less, where that is so much better that a control
     is not worth its runs.
 
     None means "not decided": more seeds are wanted, or (the only meaning on the last stage's seeds) the control at equal
@@ -252,20 +254,20 @@ def judge(
         if not needs_control(cost_ratio):
             return verdict("improved")
         if bought:
-            against = f"against trunk's frontier at {bought.spent:.6g}x the cost {_interval(bought.test)}"
-            return verdict("bought", against + ": worse than what that buys", max(test.p_better, bought.test.p_better))
+            curve = f"against trunk's frontier at {bought.spent:.6g}x the cost {_interval(bought.test)}"
+            return verdict("bought", curve + ": worse than what that buys", max(test.p_better, bought.test.p_better))
         if control is None:
             return None
-        equal = welch(candidate, control, minimize=minimize)
-        against = (
-            f"against trunk with {cost_ratio:.6g}x the budget (m = {len(control)}) {_interval(equal)}"
-        )
-        beside = _look(equal, candidate, control, minimize, stages)
-        p = max(test.p_better, equal.p_better)  # the claim is that it beats both
-        if beside.accepted:
-            return verdict("improved", against, p)
-        if final or beside.hopeless:
-            return verdict("bought", against + ": no better than what the same cost buys", p)
+        p, against, beside = test.p_better, [], []
+        for what, values in ((f"trunk with {cost_ratio:.6g}x the budget", control), *([resized] if resized else [])):
+            equal = welch(candidate, values, minimize=minimize)
+            against.append(f"against {what} (m = {len(values)}) {_interval(equal)}")
+            beside.append(_look(equal, candidate, values, minimize, stages))
+            p = max(p, equal.p_better)  # the claim is that it beats all of them
+        if all(one.accepted for one in beside):
+            return verdict("improved", "; ".join(against), p)
+        if final or any(one.hopeless for one in beside):
+            return verdict("bought", "; ".join(against) + ": no better than what the same cost buys", p)
         return None
     if not final and not found.hopeless:
         return None

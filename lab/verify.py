@@ -14,20 +14,25 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from lab import gate
+from lab.areas import PERSON
+from lab.attempt import without_comparison
+from lab.direction import KINDS
 from lab.errors import Stopped
-from lab.experiment import Policy, Rebase, Write, decide, without_comparison
+from lab.experiment import decide
 from lab.files import read_json
 from lab.ledger import Fact, Ledger
 from lab.measure import measure
-from lab.records import NO_EVIDENCE, PURPOSES, Experiment, Run, State
+from lab.records import LABORATORY, NO_EVIDENCE, OURS, PURPOSES, Experiment, Run
 from lab.runs import as_recorded
+from lab.state import State
+from lab.steps import Policy, Rebase, Write
 from lab.text import clean
 from tasks.spec import Task
 from worktrees.repo import GitError, Repo
 
-LABORATORY = "lab"
-OURS = ("run", "start", "result", "nomination", "verdict", "checked", "audit", "carry", "alarm")
-"""Kinds of facts that only the laboratory itself writes."""
+DECIDED = (*KINDS, "trunk", "confirm", "audit_order", "carry_order")
+"""Kinds that a chief or a person orders; `control`, `replication_order` and `withdrawn` are for some others too."""
 FIGURES = {
     "nomination": ("nominated", "value", "sigmas", "bank_mean", "bank_sigma", "run"),
     "verdict": ("verdict", "effect", "low", "high", "p", "n", "m", "sigma"),
@@ -74,14 +79,16 @@ def _replayed(ledger: Ledger, task: Task, state: State) -> Iterator[str]:
     """Fold fact after fact into `state`, and ask before each that claims something whether the facts so far call for it."""
     for fact in ledger.each():
         name = f"fact {fact.id} ({clean(fact.kind, 40)} {clean(fact.subject, 40)})"
-        if fact.kind in OURS and fact.actor != LABORATORY:
-            yield f"{name} was written by {clean(fact.actor, 40) or 'nobody'}: only the laboratory writes those"
         try:
+            if why := _stranger(state, fact):
+                yield f"{name} was written by {clean(fact.actor, 40) or 'nobody'}{why}"
             if fact.kind in FIGURES:
                 yield from (f"{name}: {line}" for line in _claim(state, task, fact))
+            elif fact.kind == "unmerged":
+                yield from (f"{name}: {line}" for line in _unmerged(state, fact))
             elif fact.kind == "trunk":
                 yield from (f"{name}: {line}" for line in _promotion(state, fact))
-            elif fact.kind in ("audit", "carry"):
+            elif fact.kind in ("audit", "carry", "replication"):
                 yield from (f"{name}: {line}" for line in _table(state, task, fact))
             elif fact.kind in ("start", "result") and fact.subject not in state.open:
                 yield f"{name}: " + ("it had ended already" if fact.subject in state.runs else "there is no such run")
@@ -90,6 +97,23 @@ def _replayed(ledger: Ledger, task: Task, state: State) -> Iterator[str]:
             state.apply(fact)
         except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             yield f"{name} is malformed ({type(error).__name__}: {clean(error, 80)})"
+
+
+def _stranger(state: State, fact: Fact) -> str:
+    """Why who wrote this fact may not have, as the end of a sentence; "" where they may."""
+    if fact.actor == LABORATORY:
+        return ""  # what is written in its name is derived anew
+    if fact.kind in OURS:
+        return ": only the laboratory writes those"
+    if fact.kind == "proposal":
+        return "" if fact.actor == fact.body["agent"] else f" in the name of {clean(fact.body['agent'], 40)}"
+    experiment, deciding = state.experiments.get(fact.subject), {PERSON, *(state.session.get("chiefs") or ())}
+    author = experiment.agent if experiment else ""
+    allowed = {
+        **dict.fromkeys(DECIDED, deciding), "attempt": {author}, "amendment": {author, PERSON}, "withdrawn": {*deciding, author},
+        **{kind: {*deciding, *policy(state).reviewers.get(author, ())} for kind in ("control", "replication_order")},
+    }.get(fact.kind)  # fmt: skip
+    return ", who does not decide here" if allowed is not None and fact.actor not in allowed else ""
 
 
 def policy(state: State) -> Policy:
@@ -102,7 +126,7 @@ def policy(state: State) -> Policy:
 
 
 def _table(state: State, task: Task, fact: Fact) -> Iterator[str]:
-    """What an audit or the next scale gave, against what the workflow makes of the facts before it."""
+    """What an audit, a replication or the next scale gave, against what the workflow makes of the facts before it."""
     steps = decide(state, task, policy(state))
     written = (step for step in steps if isinstance(step, Write) and (step.kind, step.subject) == (fact.kind, fact.subject))
     found = next((step.body for step in written), None)
@@ -140,13 +164,28 @@ def expected(state: State, task: Task, experiment: Experiment, fact: Fact) -> di
             return step.body
     attempt = experiment.attempts[-1]
     before = experiment.attempts[-2] if len(experiment.attempts) > 1 else None
-    if fact.kind == "verdict" and before and before.verdict and not attempt.verdict and state.same(before.parent, attempt.parent):
+    carried = before is not None and not attempt.resubmitted and state.same(before.parent, attempt.parent)
+    if fact.kind == "verdict" and carried and before and before.verdict and not attempt.verdict:
         return {**before.verdict, "attempt": attempt.number}  # the same change on the same files
-    # A change that cannot be carried to the present trunk ends there, by git's word.
-    asked = experiment.verdict == "improved" and attempt.parent != state.trunk
-    if fact.kind == "verdict" and (asked or any(isinstance(step, Rebase) for step in steps)):
+    moved = experiment.verdict == "improved" and attempt.parent != state.trunk and attempt.unmerged is None
+    if fact.kind == "verdict" and moved and fact.body["verdict"] == "inconclusive":
+        # What a conflict with trunk made of it before there was `unmerged`: the figures stayed.
+        body, figures = without_comparison(attempt, "inconclusive", []), dict(attempt.verdict or {})
+        return {key: figures.get(key) if key not in ("attempt", "verdict", "reasoning") else value for key, value in body.items()}
+    # A change that was not judged yet and cannot be carried to the present trunk ends there, by git's word.
+    if fact.kind == "verdict" and not experiment.accepted and any(isinstance(step, Rebase) for step in steps):
         return without_comparison(attempt, "inconclusive", [])
     return None
+
+
+def _unmerged(state: State, fact: Fact) -> Iterator[str]:
+    """Only what was improved elsewhere is kept from trunk by git alone."""
+    experiment = state.experiments.get(fact.subject)
+    attempt = experiment.attempt if experiment else None
+    if experiment is None or attempt is None or not experiment.accepted:
+        yield "says that it does not apply to trunk, but it was never found improved"
+    elif (fact.body["attempt"], fact.body["trunk"]) != (attempt.number, state.trunk) or attempt.parent == state.trunk:
+        yield "is not about the latest attempt and the trunk of that day"
 
 
 def _promotion(state: State, fact: Fact) -> Iterator[str]:
@@ -166,14 +205,16 @@ def _promotion(state: State, fact: Fact) -> Iterator[str]:
         if state.trunks:
             yield "moves trunk without an experiment"
         return
-    experiment = state.experiments.get(name)
+    experiment, rules = state.experiments.get(name), policy(state)
     attempt = experiment.attempt if experiment else None
     if experiment is None or attempt is None:
         yield f"promotes {clean(name, 40)}, of which nothing was run"
-    elif experiment.verdict != ("neutral" if experiment.removes else "improved"):
+    elif experiment.verdict != ("neutral" if experiment.removes else "improved") or experiment.withdrawn is not None:
         yield f"promotes {experiment.id}, which is {experiment.status} and not improved"
     elif (attempt.commit, attempt.parent) != (fact.body["commit"], state.trunk):
         yield f"promotes {experiment.id}, but not its commit on the trunk before"
+    elif fact.actor != PERSON and (why := gate.waits(rules.promotion, rules.reviewers, experiment)):
+        yield f"promotes {experiment.id}, although {clean(why, 120)}"
 
 
 def _queued(state: State, fact: Fact) -> Iterator[str]:
@@ -268,11 +309,11 @@ def _score(run: Run, task: Task, folder: Path) -> Iterator[str]:
 def _snapshots(state: State, repo: Repo) -> Iterator[str]:
     """Every attempt under its ref in refs/org/exp, and every commit of an attempt or of trunk in the repository."""
     try:
-        refs = repo.refs("refs/org/exp")
+        refs = repo.refs(repo.kept("exp"))
         commits = {step.commit: f"trunk {step.commit[:10]}" for step in state.trunks}
         for experiment in state.experiments.values():
             for attempt in experiment.attempts:
-                ref = f"refs/org/exp/{experiment.id}/{attempt.number}"
+                ref = repo.kept(f"exp/{experiment.id}/{attempt.number}")
                 commits[attempt.commit] = f"{experiment.id}: commit {attempt.commit[:10]}"
                 if ref not in refs:
                     yield f"{experiment.id}: its snapshot {ref} is gone"

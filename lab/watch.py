@@ -5,7 +5,9 @@ Each look raises Stopped when the run must not go on.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import secrets
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,8 @@ class Watch:
         """The feeder's counts as last read."""
         self.counts_path: Path | None = None
         self._mirror: tuple[int, int] | None = None
+        self._overwritten = False
+        """Somebody else wrote `counts.json`."""
 
     def training(self, train: Child, places: list[Path]) -> None:
         """All looks while training runs."""
@@ -85,7 +89,7 @@ class Watch:
             if os.path.lexists(self.folder / name):
                 remove(self.folder / name)
                 raise Stopped("invalid", f"forged: the experiment's code wrote {name} into the run's folder")
-        if _written(self.folder / "counts.json") != self._mirror:
+        if self._overwritten or _written(self.folder / "counts.json") != self._mirror:
             self._show()
             raise Stopped("invalid", "forged: the experiment's code wrote counts.json into the run's folder")
 
@@ -95,15 +99,29 @@ class Watch:
         if counts is None or counts == self.counts:
             return
         self.counts = counts
-        if _written(self.folder / "counts.json") == self._mirror:  # else it stays for `forgery` to find
-            self._show()
+        self._show()
 
     def _show(self) -> None:
-        mirror = self.folder / "counts.json"
-        remove(mirror)
+        """Put the counts where people see them. Somebody else's file that lay there, or came while this one was written, is noticed:
+        the old one is moved away before it is compared, and the new one is linked, which replaces nothing."""
+        mirror, draft, old = (self.folder / name for name in ("counts.json", f".{secrets.token_hex(8)}", f".{secrets.token_hex(8)}"))
+        ours = None
         if self.counts is not None:
-            write_json(mirror, self.counts)
-        self._mirror = _written(mirror)
+            write_json(draft, self.counts)
+            ours = _written(draft)
+        with contextlib.suppress(FileNotFoundError):
+            mirror.rename(old)
+        self._overwritten |= _written(old) != self._mirror
+        remove(old)
+        self._mirror = ours
+        if ours:
+            try:
+                os.link(draft, mirror)
+            except FileExistsError:
+                self._overwritten = True
+            except OSError:  # a file system without links
+                draft.rename(mirror)
+            draft.unlink(missing_ok=True)
 
 
 def size(places: Iterable[Path]) -> int:

@@ -43,7 +43,7 @@ def start(home: Home, run_id: str) -> Identity:
     identity = Identity.of(process.pid)
     if identity is None:  # not even a zombie: somebody else's waitpid was quicker than we
         raise UserError(f"{run_id} was gone as soon as it started: see {folder}/runner.log")
-    _started[process.pid] = process
+    _started[identity] = process
     return identity
 
 
@@ -85,13 +85,22 @@ def bury(run_dir: Path) -> int:
 
 def collect() -> None:
     """Collect ended runners that this very process started, so that none stays a zombie. Cheap: call it in the loop."""
-    for pid, process in list(_started.items()):
+    for identity, process in list(_started.items()):
         if process.poll() is not None:
-            del _started[pid]
+            _codes[identity] = process.returncode
+            del _started[identity]
 
 
-_started: dict[int, subprocess.Popen[bytes]] = {}
+def code(identity: Identity) -> int | None:
+    """How an ended runner ended, as its parent hears it (-9: by SIGKILL); None of a runner that another process had started."""
+    collect()
+    return _codes.get(identity)
+
+
+_started: dict[Identity, subprocess.Popen[bytes]] = {}
 """Runners that this process is the parent of."""
+_codes: dict[Identity, int] = {}
+"""Exit codes of those that ended; a session has some thousands."""
 
 
 def _tree(identity: Identity) -> list[psutil.Process]:

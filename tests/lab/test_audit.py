@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,26 +12,21 @@ from typer.testing import CliRunner
 
 from lab import audit, commands
 from lab.errors import UserError
-from lab.experiment import ProposeRemoval, StartAudit, Write
 from lab.home import Home
 from lab.queue import waiting
 from lab.report import write_report
+from lab.steps import ProposeRemoval, StartAudit, Write
 from lab.verdict import welch
 from org.events import describe
 from org.news import letters
 from tests.lab.conftest import Bench
-from tests.lab.test_experiment import TASK, Story
+from tests.lab.story import TASK, Story
 from tests.lab.test_promotion import Site
 
 pytestmark = pytest.mark.slow  # five seconds together
 
 JUDGED = {"attempt": 1, "verdict": "improved", "p": 1e-6, "n": 4, "m": 4, "sigma": 0.0017, "reasoning": []}
 """Far beyond 4 sigma, so that nobody asks for parents."""
-
-
-@pytest.fixture
-def story(tmp_path: Path) -> Story:
-    return Story(tmp_path)
 
 
 def stack(story: Story, *shifts: float) -> list[str]:
@@ -296,6 +290,75 @@ def test_a_removal_is_promoted_like_an_idea_and_trunk_is_without_it(site: Site) 
     assert "INIT = 1.0" in site.git("show", "org/trunk:toy/model.py")
     with pytest.raises(UserError, match="trunk has moved since A0001"):
         site.ask("promote", next(one.id for one in state.experiments.values() if one.removes == "E0002"))
+
+
+def test_an_audit_on_more_seeds_is_allowed_counts_the_runs_so_far_and_supersedes(site: Site) -> None:
+    site.ask("audit", seeds=2)
+    site.lab.step()
+    site.end(2.388, "audit")
+    old = {one.removes: one.id for one in site.lab.state.experiments.values() if one.removes}
+    assert "E0003" in old, "two runs without it were as good"
+    with pytest.raises(UserError, match=r"A0001 has audited this trunk on 2 seeds .* --seeds 3`"):
+        site.ask("audit", seeds=2)
+    again = site.ask("audit")
+    assert (again["audit"], again["seeds"], again["ideas"]) == ("A0002", 4, site.lab.state.audits["A0001"].ideas)
+    site.lab.step()
+    queued = [run for run in site.lab.state.runs.values() if run.purpose == "audit" and not run.over]
+    assert len(queued) == 4, "two more of each idea that can be taken out"
+    assert site.lab.state.experiments[old["E0003"]].status == "neutral", "what is under way supersedes nothing yet"
+    site.end(2.42, "audit")
+    state = site.lab.state
+    row = next(row for row in (state.audits["A0002"].result or {})["rows"] if row["experiment"] == "E0003")
+    assert row["n"] == 4
+    assert state.experiments[old["E0003"]].status == "withdrawn" and "A0002 has audited this trunk again" in str(
+        state.experiments[old["E0003"]].withdrawn
+    )
+    with pytest.raises(UserError, match="is withdrawn: only"):
+        site.ask("promote", old["E0003"])
+    anew = [one.removes for one in state.experiments.values() if one.removes and one.params["audit"] == "A0002"]
+    assert row["verdict"] != "barnacle" and "E0003" not in anew
+    site.lab.step()
+    assert len(site.lab.ledger.facts("withdrawn")) == len(old)
+    with pytest.raises(UserError, match=r"A0002 has audited this trunk on 4 seeds"):
+        site.ask("audit")
+
+
+def test_an_audit_after_a_revert_counts_the_runs_on_the_same_files_before_it(site: Site) -> None:
+    trunk = site.lab.state.trunk
+    site.ask("audit", seeds=2)
+    site.lab.step()
+    site.end(2.42, "audit")
+    name = site.idea("LR = ", "LR = 1.0 * ")
+    site.promote(name, 2.5)
+    state = site.lab.state
+    assert state.experiments[name].status == "reverted" and state.trunk != trunk
+    before = state.audits["A0001"]
+    again = site.ask("audit", seeds=3)
+    assert again["ideas"] == before.ideas, "each taken out of the same files, so the same commits"
+    site.lab.step()
+    queued = [run for run in site.lab.state.runs.values() if run.purpose == "audit" and not run.over]
+    commits = {idea["commit"] for idea in before.ideas if idea["commit"]}
+    assert len(queued) == len(commits) and {run.commit for run in queued} == commits, "one more of each"
+    for idea in (idea for idea in before.ideas if idea["commit"]):
+        anew = site.lab._without(idea["experiment"], site.lab.state.trunk, f"refs/org/audit/test/{idea['experiment']}", "m").commit
+        assert site.git("rev-parse", f"{anew}^{{tree}}") == site.git("rev-parse", f"{idea['commit']}^{{tree}}")
+    site.end(2.42, "audit")
+    rows = (site.lab.state.audits["A0002"].result or {})["rows"]
+    assert [row["n"] for row in rows if row["n"]] == [3] * len(commits)
+
+
+def test_a_ledger_that_calls_other_files_the_same_makes_no_audit_count_their_runs(site: Site) -> None:
+    site.ask("audit", seeds=2)
+    site.lab.step()
+    site.end(2.42, "audit")
+    old = site.lab.state
+    other, before = old.trunks[1].commit, old.audits["A0001"]
+    body = {"commit": other, "parent": old.trunk, "experiment": "", "why": "", "reverts": "E0003", "bank": old.trunk}
+    site.lab.write("trunk", other, body)
+    assert site.lab.state.same(other, before.trunk)
+    again = site.ask("audit", seeds=3)
+    commits = {idea["commit"] for idea in before.ideas if idea["commit"]}
+    assert commits.isdisjoint(idea["commit"] for idea in again["ideas"])
 
 
 def commanded(site: Site, monkeypatch: pytest.MonkeyPatch) -> Home:

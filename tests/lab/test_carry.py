@@ -6,7 +6,6 @@ import json
 import random
 import subprocess
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,23 +13,19 @@ from typer.testing import CliRunner
 
 from lab import carry, commands, requests
 from lab.errors import UserError
-from lab.experiment import Write
+from lab.orders import Orders
 from lab.report import write_report
 from lab.slots import Slot
+from lab.steps import Write
 from lab.verdict import welch
 from org.events import describe
 from org.news import letters
 from tasks.spec import Task
 from tests.conftest import ORGCTL, Org, until
 from tests.lab.conftest import Bench
+from tests.lab.story import TASK, Story
 from tests.lab.test_audit import commanded, stack
-from tests.lab.test_experiment import TASK, Story
 from tests.lab.test_promotion import Site
-
-
-@pytest.fixture
-def story(tmp_path: Path) -> Story:
-    return Story(tmp_path)
 
 
 def scaled(task: Task, **changes: Any) -> Task:
@@ -143,7 +138,7 @@ def test_a_promoted_idea_is_run_at_the_next_scale_by_the_laboratory_at_work(
 
     def answered() -> bool:
         for request in requests.waiting(home):
-            requests.answer(home, request, True, **site.lab.take(request))
+            requests.answer(home, request, True, **Orders(site.lab).take(request))
         return asked.poll() is not None
 
     until(answered, "the command's answer")
@@ -163,6 +158,8 @@ def test_a_promoted_idea_is_run_at_the_next_scale_by_the_laboratory_at_work(
     body = state.carries["C0001"].results["E0001"]
     values = [[run.metric["audit"] for run in mine if run.commit == commit] for commit in (state.trunk, site.first)]
     assert body["effect"] == pytest.approx(welch(*values).effect) and body["ratio"] is not None and (body["n"], body["m"]) == (3, 3)
+    with pytest.raises(UserError, match=r"E0001 at scale next on 3 seeds: asked for already, `orgctl exp carry --show`"):
+        site.ask("carry")
     shown = CliRunner().invoke(commands.app, ["exp", "carry", "--show"]).output
     assert "C0001: to scale next on 3 seeds, ordered by person" in shown and "transfer ratio" in shown
     _, table, page = write_report(home, state, one.task, home.root / "out")

@@ -10,12 +10,14 @@ import tempfile
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from lab.errors import UserError
+from lab.errors import Stopped, UserError
 from lab.fence import ABI
 from lab.overlay import lay_protected
+from lab.watch import Watch
 from tasks.spec import folder, load, workspace_files
 from tests.lab.conftest import Bench, first
 
@@ -57,6 +59,7 @@ def test_training_reads_no_keys_of_other_processes_or_the_users_home_and_no_targ
     snoop = """
 import glob
 from pathlib import Path
+from typing import Any
 for name in [*glob.glob('/proc/*/environ'), *sorted(map(str, Path(USER).rglob('*'))), DATA + '/points.json']:
     try:
         text = Path(name).read_text(errors='replace')
@@ -77,6 +80,7 @@ print('looked')
 RESUME = """
 import json
 from pathlib import Path
+from typing import Any
 for name in PLACES:
     try:
         print('RESUMED', name, len(Path(name).read_bytes()))
@@ -190,6 +194,7 @@ def test_a_committed_scorer_feeder_or_host_has_no_effect(bench: Make) -> None:
 FORGE = """
 import glob, json
 from pathlib import Path
+from typing import Any
 fake = {"status": "ok", "metric": {"search": 0.0}, "tokens": 1, "steps": 1, "amount": 1, "done": True, "params": 1}
 run = Path.cwd().parent
 names = [run / name for name in ("result.json", "score.json", "counts.json")]
@@ -223,11 +228,39 @@ def test_without_a_fence_a_forged_file_makes_the_run_invalid(bench: Make, name: 
     assert result["hashes"]["fence"] == "none"
 
 
+@pytest.mark.parametrize("when", ["before", "while ours is written", "after"])
+def test_forged_counts_are_noticed_at_whatever_moment_they_come(bench: Make, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
+    one = bench()
+    spec = one.spec()
+    watch = Watch(one.folder, spec)
+    watch.counts_path = one.folder / "counted.json"
+    counts, link = one.folder / "counts.json", os.link
+
+    def forge(*names: Any) -> None:
+        monkeypatch.undo()
+        counts.write_text('{"tokens": 0}')
+        link(*names)
+
+    for tokens in (1, 2):
+        watch.counts_path.write_text(json.dumps({"tokens": tokens}))
+        if tokens == 2 and when == "before":
+            counts.write_text('{"tokens": 0}')
+        if tokens == 2 and when == "while ours is written":
+            monkeypatch.setattr(os, "link", forge)
+        watch.read_counts()
+    if when == "after":
+        counts.write_text('{"tokens": 0}')
+    with pytest.raises(Stopped, match=r"wrote counts\.json into the run's folder"):
+        watch.forgery()
+    assert json.loads(counts.read_text()) == {"tokens": 2} and not list(one.folder.glob(".[0-9a-f]*"))
+
+
 # What follows is done by the model of an experiment, but only when it is hosted: training goes as usual.
 
 SEARCH = """
 import glob, os, re, sys
 from pathlib import Path
+from typing import Any
 hosted = bool({'host', 'toy.host', 'nanochat.host'} & set(sys.orig_argv))
 opened, refused, stolen = [], [], {}
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from lab.claims import far, survives
+from lab.claims import claims, far, survives
 from lab.home import Home
-from lab.records import View
 from lab.runs import Runs
-from tests.lab.test_experiment import TASK, Story, promoted
+from lab.state import View
+from tests.lab.story import TASK, Story, promoted
 
 
 def test_survivors_are_those_of_benjamini_and_hochberg() -> None:
@@ -25,6 +25,14 @@ def test_survivors_are_those_of_benjamini_and_hochberg() -> None:
     assert survives([0.04, 0.03, 0.02]) == [True] * 3, "each alone would be above 0.05 / 3"
     with pytest.raises(ValueError, match="within 0 and 1"):
         survives([1.5])
+
+
+def test_what_is_invalid_is_no_claim_whatever_its_p(tmp_path: Path) -> None:
+    story = Story(tmp_path)
+    sound, odd = story.idea("c1"), story.idea("c2")
+    for name, word, p in ((sound, "inconclusive", 0.04), (odd, "invalid", 0.0)):
+        story.ledger.append("verdict", {"attempt": 1, "verdict": word, "effect": -0.1, "p": p, "reasoning": []}, name)
+    assert [(one.id, p, alive) for one, p, alive in claims(story.state)] == [(sound, 0.04, True)]
 
 
 def test_only_an_interval_that_lies_beyond_four_sigma_as_a_whole_is_far() -> None:

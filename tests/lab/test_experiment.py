@@ -2,160 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from lab.attempt import interleaved
 from lab.claims import reported, said
-from lab.experiment import Policy, Promote, Queue, Rebase, Write, decide, interleaved
-from lab.ledger import Ledger
+from lab.experiment import decide
 from lab.queue import pick, waiting
-from lab.records import State, fold
 from lab.slots import Slot
+from lab.steps import Policy, Promote, Queue, Rebase, Write
 from tasks.spec import Task
-
-TASK = Task.model_validate(
-    {
-        "name": "t",
-        "title": "t",
-        "metric": {"name": "loss", "unit": "nats"},
-        "editable": ["a.py"],
-        "protected": ["b.py"],
-        "train": ["{python}", "a.py"],
-        "score": ["{python}", "b.py"],
-        "min_effect": 0.01,
-        "scale": {
-            "name": "s",
-            "title": "s",
-            "device": "cpu",
-            "budget": {"kind": "tokens", "amount": 1000},
-            "deadline_seconds": 10,
-            "memory_gib": 1,
-        },
-    }
-)
-BANK = [2.450, 2.452, 2.448, 2.451]
-SMALL: dict[str, Any] = {"bank": 4, "stages": (2, 4)}
-GOOD = (2.402, 2.399, 2.401, 2.400)
-"""29 sigma better than the bank"""
-CONTROLS = (2.380, 2.382, 2.381, 2.379)
-
-
-class Story:
-    """A ledger that a test tells line by line."""
-
-    def __init__(self, path: Path) -> None:
-        self.task = TASK
-        self.ledger = Ledger(path / "ledger.db", create=True)
-        self.ledger.append("session", {"task": "t", "policy": {"bank": 4}})
-        self.trunk("t0", "")
-
-    @property
-    def state(self) -> State:
-        return fold(self.ledger.facts())
-
-    def next(self, **policy: Any) -> list[Any]:
-        return decide(self.state, self.task, Policy(**{**SMALL, **policy}))
-
-    def trunk(self, commit: str, parent: str, experiment: str = "") -> None:
-        self.ledger.append("trunk", {"commit": commit, "parent": parent, "experiment": experiment, "why": ""}, commit)
-
-    def run(
-        self,
-        purpose: str,
-        commit: str,
-        experiment: str = "",
-        attempt: int = 1,
-        status: str = "ok",
-        flops: float | None = 1e9,
-        seconds: float = 10.0,
-        flags: tuple[str, ...] = (),
-        hashes: dict[str, str] | None = None,
-        factor: float = 1.0,
-        **metric: float,
-    ) -> str:
-        body = {
-            "experiment": experiment,
-            "attempt": attempt,
-            "purpose": purpose,
-            "commit": commit,
-            "seed": len(self.state.runs),
-            "splits": list(metric),
-            "budget": self.task.scale.budget.times(factor).model_dump(),
-            "agent": "r1",
-            "home_slot": 0,
-        }
-        name = self.ledger.append_new("run", "R", body).subject
-        if status != "queued":
-            self.end(name, status, flops, seconds, flags, hashes, **metric)
-        return name
-
-    def end(
-        self,
-        name: str,
-        status: str,
-        flops: float | None = 1e9,
-        seconds: float = 10.0,
-        flags: tuple[str, ...] = (),
-        hashes: dict[str, str] | None = None,
-        **metric: float,
-    ) -> None:
-        self.ledger.append("start", {"slot": 0, "pid": 1, "started": 0.0, "device": "cpu"}, name)
-        result = {
-            "status": status,
-            "reason": "why",
-            "metric": metric,
-            "account": {
-                "flops": flops,
-                "flops_unknown": "" if flops else "mine::op",
-                "train_seconds": seconds + 3,
-                "startup_seconds": 3.0,
-            },
-            "hashes": hashes or {},
-            "log_tail": "",
-            "flags": list(flags),
-        }
-        self.ledger.append("result", result, name)
-
-    def bank(self, commit: str = "t0", shift: float = 0.0, **more: Any) -> None:
-        for value in BANK:
-            self.run("bank", commit, attempt=0, search=value + shift, audit=value + shift, **more)
-
-    def frontier(self, half: float, double: float, **more: Any) -> None:
-        """Trunk on half and twice its budget: four runs each around these means."""
-        for factor, mean in ((0.5, half), (2.0, double)):
-            for index in range(4):
-                value = mean + 0.001 * (index - 1.5)
-                self.run("frontier", "t0", attempt=0, factor=factor, flops=factor * 1e9, seconds=factor * 10, **{"audit": value, **more})
-
-    def scale(self, **changes: Any) -> None:
-        """Other budgets and targets from here on."""
-        self.task = Task.model_validate({**TASK.model_dump(), "scale": {**TASK.scale.model_dump(), **changes}})
-
-    def idea(self, commit: str = "c1", parent: str = "t0", attempt: int = 1, name: str | None = None) -> str:
-        if name is None:
-            body = dict.fromkeys(("mechanism", "family", "direction", "held_constant"), "")
-            name = self.ledger.append_new(
-                "proposal",
-                "E",
-                {**body, "hypothesis": "h", "agent": "r1", "min_effect": 0.0, "params": {}, "base": parent},
-            ).subject
-        self.ledger.append(
-            "attempt",
-            {"number": attempt, "parent": parent, "commit": commit, "diff": "", "changed": [], "ignored": []},
-            name,
-        )
-        return name
-
-    def tell(self, step: Any) -> None:
-        assert isinstance(step, Write)
-        self.ledger.append(step.kind, step.body, step.subject)
-
-
-@pytest.fixture
-def story(tmp_path: Path) -> Story:
-    return Story(tmp_path)
+from tests.lab.story import BANK, CONTROLS, GOOD, TASK, Story, confirmed, nominated, promoted
 
 
 def test_the_bank_comes_first_and_is_asked_for_once(story: Story) -> None:
@@ -187,6 +45,17 @@ def test_a_first_run_only_nominates(story: Story) -> None:
     assert story.next() == [], "nothing is confirmed before somebody orders it"
 
 
+@pytest.mark.parametrize(("direction", "value", "said"), [("minimize", 2.461, "+0.0107"), ("maximize", 2.44, "-0.0103")])
+def test_a_first_run_that_is_worse_is_so_many_sigma_away_on_the_side_of_its_effect(
+    story: Story, direction: str, value: float, said: str
+) -> None:
+    story.task = Task.model_validate({**TASK.model_dump(), "metric": {**TASK.metric.model_dump(), "direction": direction}})
+    story.bank()
+    story.run("nominate", "c1", story.idea(), search=value)
+    (step,) = story.next()
+    assert step.body["reasoning"][0].startswith(f"one run at {said} nats ({said[0]}") and step.body["verdict"] == "worse"
+
+
 def test_no_judgement_before_the_bank_is_full(story: Story) -> None:
     name = story.idea()
     story.run("nominate", "c1", name, search=2.40)
@@ -199,14 +68,6 @@ def test_a_first_run_that_is_no_better_ends_the_idea(story: Story) -> None:
     story.run("nominate", "c1", name, search=2.46)
     (step,) = story.next()
     assert step.kind == "verdict" and step.body["verdict"] == "worse"
-
-
-def nominated(story: Story, value: float = 2.40, **bank: Any) -> str:
-    story.bank(**bank)
-    name = story.idea()
-    story.run("nominate", "c1", name, search=value)
-    story.tell(story.next()[0])
-    return name
 
 
 def ordered(story: Story, **bank: Any) -> str:
@@ -304,12 +165,19 @@ def test_a_gain_that_beats_its_control_is_improved(story: Story) -> None:
     assert verdict.body["verdict"] == "improved"
 
 
-def confirmed(story: Story, name: str, **more: Any) -> list[Any]:
-    """What follows on four clearly better runs."""
-    story.ledger.append("confirm", {"attempt": 1}, name)
-    for value in GOOD:
-        story.run("confirm", "c1", name, search=value, audit=value, **more)
-    return story.next()
+def test_a_control_that_leaves_it_open_asks_for_the_next_stage_whatever_the_number_of_its_runs(story: Story) -> None:
+    rules: dict[str, Any] = {"bank": 8, "stages": (2, 4, 8)}
+    story.bank()
+    name = nominated(story)
+    confirmed(story, name, flops=1.03e9)
+    story.frontier(2.50, 2.41)
+    for value in (2.400, 2.402, 2.403, 2.404, 2.4025, 2.4035, 2.4065, 2.4025):
+        story.run("control", "t0", name, factor=1.03, audit=value)
+    steps = story.next(**rules)
+    assert [step.purpose for step in steps] == ["bank", "confirm"] * 4
+    for _ in range(4):
+        story.run("confirm", "c1", name, audit=2.401, search=2.401, status="queued", flops=1.03e9)
+    assert story.next(**rules) == [], "the fresh seeds are waited for"
 
 
 @pytest.mark.parametrize(
@@ -423,20 +291,6 @@ def test_a_withdrawn_idea_is_left_alone(story: Story) -> None:
     name = nominated(story)
     story.ledger.append("withdrawn", {"why": "no"}, name)
     assert story.next() == []
-
-
-def promoted(story: Story, value: float = 2.4485, shift: float = -0.004, checked: bool = True) -> str:
-    """An idea that was accepted with this mean and became trunk, whose new bank is full and (`checked`) was found better."""
-    name = nominated(story)
-    effect = value - 2.45025
-    body = {"attempt": 1, "verdict": "improved", "effect": effect, "low": effect - 0.001, "high": effect + 0.001, "p": 1e-4,
-            "n": 4, "m": 6, "sigma": 0.0017, "reasoning": []}  # fmt: skip
-    story.ledger.append("verdict", body, name)
-    story.trunk("c1", "t0", name)
-    story.bank("c1", shift)
-    if checked:
-        story.tell(story.next()[0])
-    return name
 
 
 def test_after_a_promotion_its_parent_is_run_again_on_fresh_seeds_for_the_effect_that_is_reported(story: Story) -> None:

@@ -15,7 +15,7 @@ from lab.commands import app
 from lab.errors import UserError
 from lab.home import Home
 from lab.ledger import Fact, Ledger, fact_hash
-from tests.lab.test_experiment import TASK, Story
+from tests.lab.story import TASK, Story
 
 Row = dict[str, object]
 
@@ -93,3 +93,11 @@ def test_an_export_that_fails_leaves_no_half_a_file(home: Home, monkeypatch: pyt
     with pytest.raises(OSError, match="No space left"):
         export("--out", str(out))
     assert out.read_text() == "the one before" and [path.name for path in home.root.iterdir() if path.is_file()] == ["facts.jsonl"]
+
+
+@pytest.mark.parametrize("form", ["jsonl", "tsv", "parquet"])
+def test_a_folder_to_write_to_is_refused_in_one_line(home: Home, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    monkeypatch.chdir(home.root)
+    for folder in (".", str(home.root), "/"):
+        with pytest.raises(UserError, match="is a folder: name a file"):
+            export("--format", form, "--out", folder)

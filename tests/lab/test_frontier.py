@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import math
 import random
-import time
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lab import client, frontier, verdict
-from lab.experiment import Policy
+from lab import frontier, verdict
 from lab.frontier import Frontier
-from lab.laboratory import Laboratory
-from lab.ledger import Ledger
-from lab.requests import Request
-from lab.slots import Slot
-from tests.conftest import until
-from tests.lab.conftest import Bench
-from tests.lab.test_experiment import Story, confirmed, nominated
+from lab.steps import Policy
+from tests.lab.conftest import Bench, Work
+from tests.lab.story import Story, confirmed, nominated
 
 SIGMA = 0.0077
 """Standard deviation over seeds of nanochat's baseline on a CPU (docs/nanochat.md)."""
@@ -116,11 +109,6 @@ def test_a_metric_that_trunk_does_not_reach_and_a_flat_curve_leave_the_gain_unde
 AUDIT = [2.4681, 2.4789, 2.4720, 2.4853, 2.4647, 2.4765, 2.4701, 2.4842]
 HALF, DOUBLE = 2.74, 2.26
 POLICY: dict[str, Any] = {"bank": 8, "stages": verdict.STAGES}
-
-
-@pytest.fixture
-def story(tmp_path: Path) -> Story:
-    return Story(tmp_path)
 
 
 def judged(story: Story, effect: float, ratio: float, control: float | None = None, **policy: Any) -> tuple[dict[str, Any], list[str]]:
@@ -248,36 +236,14 @@ def test_on_real_runs_width_alone_is_bought_and_a_larger_step_that_comes_with_a_
     bench: Callable[..., Bench],
 ) -> None:
     """The toy task, whose WIDTH costs FLOPs in proportion: 8 units gain at equal tokens and lose to trunk given as many FLOPs."""
-    one = bench()
-    trunk = one.repo.trunk()
-    ledger = Ledger(one.home.ledger, create=True)
-    ledger.append("session", {"protected": one.hashes, "policy": {"bank": 8}})
-    one.home.task.write_text(one.task.model_dump_json())
-    ledger.append("trunk", {"commit": trunk, "parent": "", "experiment": "", "why": ""}, trunk)
-    slots = [Slot(0, "cpu", None, ""), Slot(1, "cpu", None, "")]
-    lab = Laboratory(one.home, one.task, Policy(bank=8, stages=(8,), confirmation="auto"), one.repo, slots)
+    work = Work(bench(), Policy(bank=8, stages=(8,), confirmation="auto"))
+    lab = work.lab
 
     def turn(agent: str, **constants: float) -> dict[str, Any]:
         """An idea that sets these constants, through the laboratory to its verdict."""
-        worktree = one.home.worktrees / agent
-        one.repo.add_worktree(agent, worktree, trunk)
-        model = worktree / "toy" / "model.py"
-        lines = model.read_text().splitlines()
-        changed = [next((f"{name} = {value}" for name, value in constants.items() if line.startswith(f"{name} =")), line) for line in lines]
-        model.write_text("\n".join(changed) + "\n")
-        name = client.propose(one.home, agent, ", ".join(constants), f"{constants} are worth more than they cost")
-        lab.take(Request("1", "run", agent, {"experiment": name}))
-
-        def judged() -> bool:
-            lab.refresh()
-            lab.step()
-            lab.runs.start(time.time())
-            return lab.state.experiments[name].verdict is not None
-
-        until(judged, f"a verdict on {constants}", 120)
-        body = lab.state.experiments[name].attempts[-1].verdict
-        assert body is not None
-        return body
+        now = {"WIDTH": 4, "LR": 0.02}
+        work.seat(agent, "toy/model.py", *((f"\n{name} = {now[name]}\n", f"\n{name} = {value}\n") for name, value in constants.items()))
+        return work.verdict(work.submit(agent, ", ".join(constants), f"{constants} are worth more than they cost"))
 
     wide = turn("r1", WIDTH=8, LR=0.023)
     assert (wide["verdict"], wide["cost_ratio"]) == ("bought", pytest.approx(25 / 13)), wide["reasoning"]

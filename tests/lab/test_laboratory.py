@@ -2,31 +2,44 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from lab.experiment import Policy, decide
+from lab.errors import UserError
+from lab.experiment import decide
 from lab.fence import ABI
 from lab.ledger import Ledger
 from lab.queue import HALT_SECONDS, halted
-from lab.records import Run, View, fold
+from lab.records import Run
 from lab.runs import Runs
-from lab.runspec import RunSpec
+from lab.runspec import RunSpec, read_manifest
 from lab.slots import Slot
+from lab.state import View, fold
+from lab.steps import Policy
 from tests.conftest import until
 from tests.lab.conftest import Bench
-from tests.lab.test_experiment import BANK, SMALL, TASK, Story
+from tests.lab.story import BANK, SMALL, TASK, Story
+
+
+def begun(one: Bench) -> Ledger:
+    """The ledger of a session that has its first trunk and nothing else."""
+    ledger, trunk = Ledger(one.home.ledger, create=True), one.repo.trunk()
+    ledger.append("session", {"protected": one.hashes})
+    ledger.append("trunk", {"commit": trunk, "parent": "", "experiment": "", "why": ""}, trunk)
+    return ledger
 
 
 @pytest.mark.slow
 def test_a_candidates_run_is_limited_and_flagged_by_its_parents_bank(bench: Callable[..., Bench]) -> None:
     one = bench()
-    trunk = one.repo.trunk()
-    ledger = Ledger(one.home.ledger, create=True)
-    ledger.append("session", {"protected": one.hashes})
-    ledger.append("trunk", {"commit": trunk, "parent": "", "experiment": "", "why": ""}, trunk)
+    trunk, ledger = one.repo.trunk(), begun(one)
     keys = ("hypothesis", "mechanism", "family", "direction", "held_constant", "agent")
     ledger.append("proposal", {**dict.fromkeys(keys, ""), "min_effect": 0.0, "params": {}, "base": trunk}, "E0001")
     attempt = {"number": 1, "parent": trunk, "commit": trunk, "diff": "", "changed": [], "ignored": []}
@@ -54,6 +67,73 @@ def test_a_candidates_run_is_limited_and_flagged_by_its_parents_bank(bench: Call
     limits = RunSpec.read(one.home.runs / late.id).limits
     assert limits is not None and limits["checkpoint_bytes"] == max(found.account["checkpoint_bytes"] for found in bank)
     assert (late.status, len(late.flags)) == ("ok", 1) and late.flags[0].startswith("search minus audit")
+
+
+@pytest.fixture
+def runs(bench: Callable[..., Bench]) -> Runs:
+    """A session with one slot and one baseline run queued."""
+    one = bench()
+    trunk, ledger = one.repo.trunk(), begun(one)
+    body = {"experiment": "", "attempt": 0, "purpose": "bank", "commit": trunk, "agent": "lab", "seed": 1000, "home_slot": None,
+            "splits": ["search", "audit"], "budget": one.task.scale.budget.model_dump()}  # fmt: skip
+    ledger.append_new("run", "R", body)
+    made = Runs(one.home, one.task, [Slot(0, "cpu", None, "")], View(ledger))
+    made.view.refresh()
+    return made
+
+
+@pytest.mark.parametrize("which", ["manifest", "protected", "pipe"])
+def test_no_run_is_started_while_a_pinned_file_is_another_and_nothing_is_judged(runs: Runs, which: str) -> None:
+    manifest, score = runs.home.data / "manifest.json", runs.home.protected / "toy" / "score.py"
+    runs.view.ledger.append("session", {"manifest": read_manifest(runs.home.data)[1]})
+    runs.view.refresh()
+    path, said = (manifest, "no run is started") if which == "manifest" else (score, "protected file .*score.py is no")
+    honest = path.read_bytes()
+    path.unlink()
+    if which == "pipe":
+        os.mkfifo(path)
+    else:
+        path.write_bytes(honest + b"\n")
+    for _ in range(2):
+        with pytest.raises(UserError, match=said):
+            runs.start(0.0)
+    assert runs.state.runs["R0001"].status == "queued" and not runs.view.ledger.facts("result")
+    path.unlink()
+    path.write_bytes(honest)
+    runs.start(0.0)
+    assert runs.state.runs["R0001"].status == "running"
+    runs.stop_all()
+
+
+FORGED = {"run": "R0001", "status": "ok", "metric": {"search": 0.001, "audit": 0.001}, "account": {}, "hashes": {}}
+
+
+def test_who_kills_a_runner_and_leaves_a_result_in_its_place_is_not_believed(runs: Runs) -> None:
+    runs.start(0.0)
+    run = runs.state.runs["R0001"]
+    os.kill(run.pid, signal.SIGSTOP)
+    (runs.home.runs / "R0001" / "result.json").write_text(json.dumps(FORGED))
+    os.kill(run.pid, signal.SIGKILL)
+    until(lambda: [runs.reap(), run.over][1], "the run is over")
+    assert (run.status, run.metric) == ("lost", {}) and run.reason == "its runner was killed by signal 9 before it had written a result"
+
+
+def test_a_program_that_takes_a_runners_name_is_ended_and_the_run_begins_on_its_seed(runs: Runs, tmp_path: Path) -> None:
+    elsewhere, folder = tmp_path / "elsewhere", runs.home.runs / "R0001"
+    elsewhere.mkdir()
+    folder.symlink_to(elsewhere)
+    (folder / "spec.json").write_text("{}")
+    (folder / "result.json").write_text(json.dumps(FORGED))
+    sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", "lab.runner", str(folder)])
+    try:
+        runs.start(0.0)
+        run = runs.state.runs["R0001"]
+        assert run.pid != sleeper.pid and sleeper.wait(10) < 0 and not folder.is_symlink()
+        until(lambda: [runs.reap(), run.over][1], "the run is over")
+    finally:
+        sleeper.kill()
+    assert run.status == "ok" and run.metric["audit"] > 0.01 and RunSpec.read(folder).seed == 1000
+    assert sorted(path.name for path in elsewhere.iterdir()) == ["result.json", "spec.json"], "nothing was written through the link"
 
 
 def test_a_bank_measured_in_another_environment_does_not_count(tmp_path: Path) -> None:
@@ -97,6 +177,28 @@ def test_a_fact_of_a_stranger_is_passed_over_with_an_alarm_and_stops_no_reader(t
     assert len(view.refresh()) == 2
     assert view.state.trunk == "t0" and "fact 1" in view.state.alarms[0]
     assert view.refresh() == []
+
+
+def test_a_result_in_anothers_name_ends_no_run_and_keeps_none_from_ending(tmp_path: Path) -> None:
+    story = Story(tmp_path)
+    run = story.run("bank", "t0", attempt=0, status="queued")
+    story.ledger.append("result", {"status": "ok"}, run, "r1")
+    assert not story.state.runs[run].over
+    ended = {"status": "ok", "reason": "", "metric": {"search": 2.0}, "account": {}, "hashes": {}, "log_tail": ""}
+    assert story.ledger.append_once("result", ended, run) is not None and story.ledger.append_once("result", ended, run) is None
+    assert story.state.runs[run].metric == {"search": 2.0}
+
+
+def test_what_is_withdrawn_is_not_told_to_be_put_on_trunk_by_hand(tmp_path: Path) -> None:
+    story = Story(tmp_path)
+    story.bank()
+    name = story.idea()
+    story.idea(commit="c2", parent="t0", attempt=2, name=name)
+    lost = {"attempt": 2, "trunk": "t0", "branch": "org/trunk", "files": ["toy/model.py"], "why": "conflicts with trunk in toy/model.py"}
+    story.ledger.append("unmerged", lost, name)
+    assert story.state.experiments[name].status == "unmerged"
+    story.ledger.append("withdrawn", {"why": "no longer mine"}, name, "r1")
+    assert story.state.experiments[name].status == "withdrawn"
 
 
 def test_a_promotion_is_one_fact(tmp_path: Path) -> None:

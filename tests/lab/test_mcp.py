@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -24,25 +25,15 @@ from lab import tools
 from lab.answer import Listener, as_data
 from lab.client import FIELD_LIMIT
 from lab.ledger import Ledger
+from lab.orders import Orders
 from lab.requests import answer, waiting
 from tests.conftest import ORGCTL
-from tests.lab.conftest import Bench
-from tests.lab.test_proposals import IDEA, Desk
+from tests.lab.conftest import IDEA, Desk
 
 pytestmark = pytest.mark.slow  # processes of their own, a second or two each
 
 PROPOSAL = {"hypothesis": IDEA[0], "mechanism": IDEA[1]}
 WORD = {str: "string", float: "number", int: "integer", bool: "boolean"}
-
-
-@pytest.fixture
-def desk(bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch) -> Desk:
-    return Desk(bench(), monkeypatch)
-
-
-@pytest.fixture
-def model(desk: Desk) -> str:
-    return (desk.home.worktrees / "r1" / "toy" / "model.py").read_text()
 
 
 @asynccontextmanager
@@ -87,18 +78,20 @@ def test_the_tools_are_the_commands_with_their_own_words_and_defaults(desk: Desk
     root: Any = typer.main.get_command(orgctl.app)
     expected = {f"exp_{verb}": command for verb, command in root.commands["exp"].commands.items()}
     expected |= {"ledger_verify": root.commands["ledger"].commands["verify"]}
-    expected |= {name: root.commands[name] for name in ("report", "status")}
+    expected |= {name: root.commands[name] for name in ("report", "status", "areas")}
+    expected |= {f"standup_{verb}": root.commands["standup"].commands[verb] for verb in ("report", "show")}
     assert {one.name for one in found} == set(expected) and len(expected) > 12
     assert root.commands["exp"].help in instructions
     for one in found:
         command = expected[one.name]
         assert one.description == command.help
         takes = {
-            (part.metavar.lower() if part.opts[0] == part.name else part.opts[0][2:].replace("-", "_")): part
+            ((part.metavar or part.name).lower() if part.opts[0] == part.name else part.opts[0][2:].replace("-", "_")): part
             for part in command.params
             if part.name != "as_json"
         }
         assert set(one.input_schema["properties"]) == set(takes)
+        assert all(re.fullmatch("[a-z_]{1,64}", name) for name in takes), "models' interfaces refuse all tools for any other name"
         assert set(one.input_schema.get("required", [])) == {name for name, part in takes.items() if part.required}
         for name, part in takes.items():
             said = one.input_schema["properties"][name]
@@ -117,7 +110,9 @@ def test_an_idea_that_is_proposed_through_the_tool_is_in_the_ledger(desk: Desk) 
     (fact,) = Ledger(desk.home.ledger).facts(kind="proposal")
     assert (fact.subject, fact.actor) == ("E0001", "r1")
     assert fact.body | PROPOSAL | {"min_effect": 0.01, "held_constant": "--json"} == fact.body
-    assert not made.is_error and made.structured_content == {"experiment": "E0001", "similar": []}
+    assert not made.is_error and made.structured_content == {
+        "experiment": "E0001", "similar": [], "trunk": desk.state.trunk, "based_on": desk.state.trunk,
+    }  # fmt: skip
     assert told(made).startswith("E0001 is registered on trunk ") and told(made).endswith("orgctl exp run E0001")
     assert listed.structured_content == {"result": json.loads(desk("list", "--json"))}
     assert told(listed) == desk("list").rstrip() and told(shown) == desk("show", "E0001").rstrip()
@@ -185,7 +180,7 @@ def test_run_returns_at_once_and_says_that_the_result_comes_by_mail(desk: Desk, 
             while not (requests := waiting(desk.home)):  # the controller's part, by the real laboratory
                 await anyio.sleep(0.05)
             assert requests[0].actor == "r1"
-            answer(desk.home, requests[0], True, **desk.lab.take(requests[0]))
+            answer(desk.home, requests[0], True, **Orders(desk.lab).take(requests[0]))
         results["wait"] = await one.call_tool("exp_wait", {"experiment": "E0001", "seconds": 0.2})
         results["diff"] = await one.call_tool("exp_diff", {"experiment": "E0001"})
         return results
@@ -193,7 +188,8 @@ def test_run_returns_at_once_and_says_that_the_result_comes_by_mail(desk: Desk, 
     done = asked(desk, talk)
     assert "is queued for E0001." in told(done["run"]) and "End your turn now; the result arrives by mail" in told(done["run"])
     assert done["run"].structured_content["run"] in desk.state.runs
-    assert refused(done["wait"]).startswith("E0001 still has runs going on after 0 s: wait again")
+    assert done["wait"].is_error and told(done["wait"]).startswith("E0001 still has runs going on after 0.2 s: wait again")
+    assert done["wait"].structured_content["over"] is False
     assert "+LR = 0.1" in told(done["diff"]) and done["diff"].structured_content["diff"].rstrip() == told(done["diff"])
 
 

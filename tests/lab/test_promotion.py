@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -9,27 +10,25 @@ from typing import Any
 
 import pytest
 
-from lab import verify
+from lab import gate, verify
 from lab.claims import said
 from lab.errors import UserError
-from lab.experiment import Policy, Promote, Rebase, Revert, Write
 from lab.home import Home
 from lab.laboratory import Laboratory
 from lab.ledger import Ledger
+from lab.orders import Orders
 from lab.queue import waiting
-from lab.records import View
 from lab.requests import Request
 from lab.runs import Runs
+from lab.shown import next_step
+from lab.shown import story as story_of
 from lab.slots import Slot
+from lab.state import View
+from lab.steps import Policy, Promote, Rebase, Revert, Write
 from org.news import letters
 from tests.conftest import until
 from tests.lab.conftest import Bench
-from tests.lab.test_experiment import BANK, TASK, Story, promoted
-
-
-@pytest.fixture
-def story(tmp_path: Path) -> Story:
-    return Story(tmp_path)
+from tests.lab.story import BANK, TASK, Story, promoted
 
 
 def reverted(story: Story) -> str:
@@ -134,7 +133,7 @@ class Site:
         trunk = bench.repo.trunk()
         ledger = Ledger(bench.home.ledger, create=True)
         rules = {"bank": bank, "stages": [2, 4]}
-        ledger.append("session", {"protected": bench.hashes, "policy": rules})
+        ledger.append("session", {"protected": bench.hashes, "policy": rules, "chiefs": ["chief"]})
         ledger.append("trunk", {"commit": trunk, "parent": "", "experiment": "", "why": ""}, trunk)
         ledger.close()
         self.first = trunk
@@ -154,7 +153,7 @@ class Site:
         return self.worktree / "toy" / "model.py"
 
     def ask(self, kind: str, experiment: str = "", actor: str = "chief", **body: Any) -> dict[str, Any]:
-        return self.lab.take(Request("1", kind, actor, {"experiment": experiment, **body}))
+        return Orders(self.lab).take(Request("1", kind, actor, {"experiment": experiment, **body}))
 
     def idea(self, old: str, new: str, again: str = "") -> str:
         """An edit of the toy's model on the present trunk, handed in."""
@@ -220,7 +219,7 @@ def test_a_revert_is_a_commit_on_top_with_the_parents_files_and_history_stays_li
     assert site.git("status", "--porcelain") == "", "the person's own checkout followed"
 
 
-@pytest.mark.parametrize("moment", ["_write", "mirror_trunk"], ids=["before the fact", "before the branch follows"])
+@pytest.mark.parametrize("moment", ["write", "mirror_trunk"], ids=["before the fact", "before the branch follows"])
 def test_a_revert_that_was_killed_half_way_is_finished_once(site: Site, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
     name = site.idea("MOMENTUM = ", "MOMENTUM = 1.0 * ")
     with monkeypatch.context() as patch:
@@ -232,7 +231,7 @@ def test_a_revert_that_was_killed_half_way_is_finished_once(site: Site, monkeypa
         with pytest.raises(KeyboardInterrupt):
             site.lab.step()
     kept = site.git("rev-parse", f"refs/org/exp/{name}/revert")
-    assert len(site.lab.ledger.facts("trunk")) == (2 if moment == "_write" else 3) and site.git("rev-parse", "org/trunk") != kept
+    assert len(site.lab.ledger.facts("trunk")) == (2 if moment == "write" else 3) and site.git("rev-parse", "org/trunk") != kept
     site.open()
     site.lab.mirror_trunk()
     site.lab.step()
@@ -245,18 +244,90 @@ def die() -> None:
     raise KeyboardInterrupt
 
 
-def test_a_promotion_in_conflict_with_trunk_names_the_files_and_merges_nothing(site: Site) -> None:
+@pytest.fixture
+def apart(site: Site) -> tuple[Site, str, str]:
+    """Two ideas that were improved on one trunk and change the same line; the first was promoted, the second refused."""
     first = site.idea("MOMENTUM = ", "MOMENTUM = 0.1 * ")
     second = site.idea("MOMENTUM = ", "MOMENTUM = 0.2 * ")
     site.promote(first, 2.40)
     assert site.lab.state.experiments[first].status == "promoted"
     site.accept(second)
+    site.end(2.40, "nominate")
     before = site.git("rev-parse", "org/trunk"), site.git("for-each-ref", f"refs/org/exp/{second}"), site.lab.state.trunk
     with pytest.raises(UserError, match=r"conflicts with trunk in toy/model\.py; nothing was merged"):
         site.ask("promote", second)
     after = site.git("rev-parse", "org/trunk"), site.git("for-each-ref", f"refs/org/exp/{second}"), site.lab.state.trunk
     assert after == before and site.git("status", "--porcelain") == ""
-    assert site.lab.state.experiments[second].status == "inconclusive"
+    return site, first, second
+
+
+def test_a_promotion_in_conflict_with_trunk_names_the_files_and_merges_nothing(apart: tuple[Site, str, str]) -> None:
+    site, _, second = apart
+    one = site.lab.state.experiments[second]
+    assert (one.status, one.verdict, one.attempts[-1].verdict) == ("unmerged", "improved", one.attempts[0].verdict)
+    assert "holds on " + site.first[:8] + " alone" in story_of(one) and "-0.01" in str(one.attempts[0].verdict)
+    said = str(next_step(one))
+    assert f"git cherry-pick -n {one.attempts[0].commit[:10]}; mend toy/model.py" in said and f"orgctl exp run {second}" in said
+    with pytest.raises(UserError, match="git reset --hard org/trunk"):
+        site.ask("promote", second)
+    site.lab.step()
+    assert len(site.lab.ledger.facts("unmerged")) == 1, "asking again changes nothing"
+    (letter,) = letters(site.lab.ledger.facts("unmerged")[0], site.lab.state, ["chief", "r1"], TASK)
+    assert letter[:3] == ("r1", "unmerged", second) and said in letter[3]
+
+
+def test_where_the_laboratory_promotes_by_itself_a_conflict_is_met_once_and_holds_up_nobody(apart: tuple[Site, str, str]) -> None:
+    site, _, second = apart
+    site.lab.policy = dataclasses.replace(site.lab.policy, promotion="auto")
+    site.lab.step()
+    assert len(site.lab.ledger.facts("unmerged")) == 1
+    third = site.idea("BATCH = ", "BATCH = 2 * ")
+    site.accept(third)
+    site.lab.step()
+    assert site.lab.state.experiments[third].status == "promoted" and site.lab.state.experiments[second].status == "unmerged"
+
+
+def test_what_conflicted_with_a_promotion_that_is_taken_back_is_promoted_on_its_old_verdict(site: Site) -> None:
+    first = site.idea("MOMENTUM = ", "MOMENTUM = 0.1 * ")
+    second = site.idea("MOMENTUM = ", "MOMENTUM = 0.2 * ")
+    site.accept(first)
+    site.ask("promote", first)
+    site.accept(second)
+    with pytest.raises(UserError, match="conflicts"):
+        site.ask("promote", second)
+    site.lab.step()
+    site.end(2.45, "bank")
+    assert site.lab.state.experiments[first].status == "reverted"
+    assert site.lab.state.experiments[second].status == "improved", "on another trunk it may apply"
+    assert site.ask("promote", second)["commit"] == site.lab.state.trunk
+
+
+def test_a_change_put_on_trunk_by_hand_begins_anew_without_the_reviews_of_the_old_one(apart: tuple[Site, str, str]) -> None:
+    site, _, second = apart
+    site.lab.ledger.append("review", {"finding": "ok", "text": ""}, second, "s")
+    site.lab.refresh()
+    rules = ("skeptic", {"r1": ["s"]}, site.lab.state.experiments[second])
+    assert gate.waits(*rules) is None
+    with pytest.raises(UserError, match="git reset --hard org/trunk"):
+        site.bench.repo.reset_worktree(site.worktree, site.first, "r1")
+        site.ask("run", second, "r1")
+    old = site.lab.state.experiments[second].attempts[0].commit
+    git = ["git", "-c", "user.name=r1", "-c", "user.email=r1@x"]
+    subprocess.run([*git, "reset", "-q", "--hard", "org/trunk"], cwd=site.worktree, check=True)
+    done = subprocess.run([*git, "cherry-pick", "-n", old], cwd=site.worktree, capture_output=True, text=True)
+    assert done.returncode == 1 and "<<<<<<<" in site.model.read_text()
+    site.model.write_text(site.git("show", f"{site.lab.state.trunk}:toy/model.py").replace("MOMENTUM = 0.1 * ", "MOMENTUM = 0.2 * ") + "\n")
+    answered = site.ask("run", second, "r1")
+    one = site.lab.state.experiments[second]
+    assert (one.status, one.attempts[1].parent, len(one.attempts)) == ("queued", site.lab.state.trunk, 2)
+    assert site.lab.state.runs[answered["run"]].purpose == "nominate" and not one.attempts[1].confirm_ordered
+    assert site.git("rev-parse", f"refs/org/exp/{second}/2") == one.attempts[1].commit
+    assert one.attempts[0].verdict is not None, "what was measured stays"
+    site.accept(second)
+    site.end(2.40, "nominate")
+    assert "waits for the review" in str(gate.waits("skeptic", {"r1": ["s"]}, site.lab.state.experiments[second]))
+    with pytest.raises(UserError, match="was submitted already"):
+        site.ask("run", second, "r1")
 
 
 def test_a_verdict_on_the_files_that_trunk_went_back_to_holds(site: Site) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,76 +14,13 @@ from typer.testing import CliRunner
 from lab import client
 from lab.commands import app
 from lab.errors import UserError
-from lab.experiment import Policy
-from lab.laboratory import Laboratory
 from lab.ledger import Ledger
-from lab.records import State, fold
+from lab.orders import Orders
 from lab.requests import Request
-from tests.lab.conftest import Bench
+from org.events import describe
+from tests.lab.conftest import IDEA, Desk
 
 pytestmark = pytest.mark.slow  # five seconds together
-
-IDEA = ("A step of 0.1 instead of 0.02 lowers val_mse", "200 steps of 0.02 are too short to arrive")
-
-
-class Desk:
-    """A session without slots: ideas are registered and queued, nothing runs. `r1` and `r2` have worktrees."""
-
-    def __init__(self, one: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.home, self.monkeypatch = one.home, monkeypatch
-        one.home.settings.write_text("")
-        one.home.task.write_text(one.task.model_dump_json())
-        trunk = one.repo.trunk()
-        ledger = Ledger(one.home.ledger, create=True)
-        ledger.append("session", {"protected": one.hashes})
-        ledger.append("trunk", {"commit": trunk, "parent": "", "experiment": "", "why": ""}, trunk)
-        self.lab = Laboratory(one.home, one.task, Policy(), one.repo, [])
-        for agent in ("r1", "r2"):
-            one.repo.add_worktree(agent, one.home.worktrees / agent, trunk)
-        monkeypatch.setenv("ORGCTL_HOME", str(one.home.root))
-        self.sit("r1")
-
-    def sit(self, agent: str) -> None:
-        self.monkeypatch.setenv("ORGCTL_AGENT", agent)
-
-    @property
-    def state(self) -> State:
-        return fold(Ledger(self.home.ledger).facts())
-
-    def __call__(self, *words: str) -> str:
-        """An `exp` command's output."""
-        done = CliRunner().invoke(app, ["exp", *words], catch_exceptions=False)
-        assert done.exit_code == 0, done.output
-        return done.output
-
-    def refused(self, *words: str) -> str:
-        with pytest.raises(UserError) as caught:
-            self(*words)
-        return str(caught.value)
-
-    def propose(self, hypothesis: str = IDEA[0], mechanism: str = IDEA[1], *more: str) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self("propose", "--hypothesis", hypothesis, "--mechanism", mechanism, "--json", *more))
-        return found
-
-    def run(self, agent: str, name: str, text: str, again: str = "") -> dict[str, Any]:
-        """Hand in an edit of the toy model; the laboratory's answer."""
-        (self.home.worktrees / agent / "toy" / "model.py").write_text(text)
-        return self.lab.take(Request(name, "run", agent, {"experiment": name, "again": again}))
-
-    def judged(self, name: str, word: str, effect: float | None, n: int = 1) -> None:
-        """As if the laboratory had come to this verdict."""
-        body = {"attempt": 1, "verdict": word, "effect": effect, "n": n, "reasoning": []}
-        Ledger(self.home.ledger).append("verdict", body, name)
-
-
-@pytest.fixture
-def desk(bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch) -> Desk:
-    return Desk(bench(), monkeypatch)
-
-
-@pytest.fixture
-def model(desk: Desk) -> str:
-    return (desk.home.worktrees / "r1" / "toy" / "model.py").read_text()
 
 
 def test_a_proposal_is_a_fact_with_its_time_before_anything_runs(desk: Desk) -> None:
@@ -233,9 +170,18 @@ def test_anybody_may_review_and_no_verdict_changes(desk: Desk, model: str) -> No
     text = desk("show", name)
     assert "review by r2 (leak): its seed reaches the evaluation" in text and "review by r2: I take that back" in text
     assert json.loads(desk("list", "--json"))[0]["reviews"] == ["leak", ""]
+    assert json.loads(desk("list", "--status", "improved", "--json")) and json.loads(desk("list", "--status", "worse", "--json")) == []
+    assert "--status better: choose one of proposed, queued" in desk.refused("list", "--status", "better")
     assert "choose one of ok, doubt, leak" in desk.refused("review", name, "--text", "x", "--finding", "fine")
     assert "say what you found" in desk.refused("review", name, "--text", " ")
     assert "no experiment 'E0099'" in desk.refused("review", "E0099", "--text", "x")
+
+
+def late(name: str) -> str:
+    """What `exp wait` says when its time was too short; the exit code is the same for people and programs."""
+    done, told = (CliRunner().invoke(app, ["exp", "wait", name, "--seconds", "0", *more]) for more in ((), ("--json",)))
+    assert (done.exit_code, told.exit_code, json.loads(told.stdout)["over"]) == (1, 1, False)
+    return done.stdout
 
 
 def test_diff_and_wait_tell_programs_all_they_need(desk: Desk, model: str) -> None:
@@ -248,16 +194,84 @@ def test_diff_and_wait_tell_programs_all_they_need(desk: Desk, model: str) -> No
     early = json.loads(done.stdout)
     assert (done.exit_code, early["over"], early["status"], early["verdict"]) == (1, False, "queued", None)
     assert [(one["purpose"], one["status"]) for one in early["runs"]] == [("nominate", "queued")]
-    assert "still has runs going on" in desk.refused("wait", name, "--seconds", "0")
+    assert "still has runs going on" in late(name)
     ledger = Ledger(desk.home.ledger)
     run = desk.state.experiments[name].runs[0].id
     ledger.append("start", {"slot": 0, "pid": 1, "started": 0.0, "device": "cpu"}, run)
     result = {"status": "ok", "reason": "", "metric": {"search": 0.5}, "account": {}, "hashes": {}, "log_tail": ""}
     ledger.append("result", result, run)
+    assert "still waits for the laboratory" in late(name), "its bank is not full: nothing is believed yet"
+    ledger.append("nomination", {"attempt": 1, "nominated": True}, name)
+    assert json.loads(desk("wait", name, "--seconds", "0", "--json"))["status"] == "nominated"
+    ledger.append("confirm", {"attempt": 1}, name, "chief")
+    assert "still waits for the laboratory" in late(name), "its runs are not queued yet"
     desk.judged(name, "worse", 0.1)
-    late = json.loads(desk("wait", name, "--json"))
-    assert (late["over"], late["verdict"], late["effect"], late["next"]) == (True, "worse", 0.1, None)
-    assert late["runs"][0]["metric"] == {"search": 0.5}
+    over = json.loads(desk("wait", name, "--json"))
+    assert (over["over"], over["verdict"], over["effect"]) == (True, "worse", 0.1)
+    assert over["next"] == 'another idea; the same once more needs a reason: orgctl exp propose ... --again "WHY"'
+    assert over["runs"][0]["metric"] == {"search": 0.5}
+
+
+def test_who_stands_on_an_older_trunk_is_told_before_editing_and_when_it_runs(desk: Desk, model: str) -> None:
+    words = ("propose", "--hypothesis", "a wider one bends more", "--mechanism", "units")
+    assert "older trunk" not in desk(*words)
+    old, repo = desk.state.trunk, desk.lab.repo
+    other = desk.home.worktrees / "r2"
+    (other / "toy" / "model.py").write_text(model.replace("LR = 0.02", "LR = 0.1"))
+    made = repo.snapshot(other, "r2", repo.kept("exp/E0009/1"), old, desk.lab.task.editable, desk.lab.task.protected, "new")
+    Ledger(desk.home.ledger).append("trunk", {"commit": made.commit, "parent": old, "experiment": "", "why": ""}, made.commit)
+    desk.lab.refresh()
+    desk.lab.mirror_trunk()
+    said = desk("propose", "--hypothesis", "batches of four take more steps", "--mechanism", "steps count")
+    assert f"Your worktree is based on {old[:8]}, an older trunk: first `git reset --hard org/trunk`" in said
+    (desk.home.worktrees / "r1" / "toy" / "model.py").write_text(model.replace("BATCH = 16", "BATCH = 4"))
+    with pytest.raises(UserError, match=f"based on {old[:8]}, an older trunk whose bank .*: `git reset --hard org/trunk`"):
+        Orders(desk.lab).take(Request("1", "run", "r1", {"experiment": "E0002"}))
+    assert desk.state.experiments["E0002"].status == "proposed", "nothing is lost"
+    desk.bank(old)
+    assert f"It is compared with {old[:8]}, an older trunk" in desk.asks("run", "E0002")
+
+
+def test_what_may_not_be_run_is_refused_in_a_line_and_the_refusal_is_on_record_once(desk: Desk, model: str) -> None:
+    name = desk.propose()["experiment"]
+    mine, other, repo = desk.home.worktrees / "r1", desk.home.worktrees / "r2", desk.lab.repo
+    score = mine / "toy" / "score.py"
+    honest = score.read_text()
+    score.write_text("print('always perfect')\n")
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"E0001 changes protected files \(toy/score.py\): put them back with `git checkout org/trunk"):
+            desk.run("r1", name, model.replace("LR = 0.02", "LR = 0.1"))
+    score.write_text(honest)
+    commit, rules = desk.state.trunk, (desk.lab.task.editable, desk.lab.task.protected)
+    for number, value in enumerate(("0.05", "0.07"), start=1):  # trunk moves by two commits at once: nobody audited the first
+        (other / "toy" / "model.py").write_text(model.replace("LR = 0.02", f"LR = {value}"))
+        unaudited, commit = commit, repo.snapshot(other, "r2", repo.kept(f"exp/E0009/{number}"), commit, *rules, value).commit
+    Ledger(desk.home.ledger).append("trunk", {"commit": commit, "parent": "", "experiment": "", "why": ""}, commit)
+    subprocess.run(["git", "reset", "-q", "--hard", unaudited], cwd=mine, check=True)
+    with pytest.raises(UserError, match=f"based on {unaudited[:8]}, which never was trunk here: `git reset --hard org/trunk`"):
+        desk.run("r1", name, model.replace("LR = 0.02", "LR = 0.1"))
+    facts = Ledger(desk.home.ledger).facts(kind="refused")
+    assert [fact.actor for fact in facts] == ["lab"] * 2 and not desk.state.experiments[name].attempts
+    assert all(f"  refused: {fact.body['why']}\n" in desk("show", name) for fact in facts)
+    assert str(describe(facts[0], desk.state)).startswith("what was handed in for E0001 is refused: E0001 changes protected files")
+
+
+def test_a_list_of_nothing_and_a_status_that_there_is_not_say_so(desk: Desk) -> None:
+    assert desk("list") == "nothing was proposed yet: orgctl exp propose\n"
+    name = desk.propose()["experiment"]
+    assert desk("list", "--status", "nominated") == "no such experiment: orgctl exp list\n"
+    assert json.loads(desk("list", "--status", "nominated", "--json")) == []
+    assert name in desk("list", "--status", "proposed")
+    assert desk.refused("list", "--status", "Good").startswith("--status Good: choose one of proposed, ")
+
+
+def test_who_proposes_without_a_worktree_reads_how_it_is_tried(desk: Desk) -> None:
+    desk.monkeypatch.delenv("ORGCTL_AGENT")
+    told = desk("propose", "--hypothesis", IDEA[0], "--mechanism", IDEA[1])
+    assert "orgctl assign AGENT --idea E0001" in told and "exp run" not in told
+    for agent, line in (("r1", "orgctl assign r1 --idea E0001"), ("person", "orgctl assign AGENT --idea E0001")):
+        with pytest.raises(UserError, match=line):
+            Orders(desk.lab).take(Request("1", "run", agent, {"experiment": "E0001"}))
 
 
 def verbs() -> list[Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from lab.fence import ABI, private_network
+from lab.runspec import read_manifest
 from tests.conftest import TOY
 from tests.lab.conftest import Bench, first
 
@@ -83,6 +84,29 @@ def test_whether_held_out_text_is_hidden_is_tried_out_and_not_assumed(bench: Mak
 def test_what_is_masked_and_not_there_seals_nothing_and_breaks_nothing(bench: Make, tmp_path: Path) -> None:
     result = bench(pinned=masking(tmp_path / "gone", Path("/usr/share/doc"))).run()
     assert (result["status"], result["sealed"]) == ("ok", True)
+
+
+def test_a_manifest_that_was_edited_to_unmask_held_out_text_stops_the_run_which_is_lost(bench: Make) -> None:
+    one = bench(pinned=masking(Path("/usr/share/doc")))
+    pinned, path = read_manifest(one.home.data)[1], one.home.data / "manifest.json"
+    assert one.run(manifest=pinned)["status"] == "ok"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "mask": []}))
+    result = one.run(manifest=pinned)
+    assert result["status"] == "lost" and "manifest.json is not what was pinned" in result["reason"]
+
+
+@fenced_only
+def test_a_manifest_that_is_swapped_after_it_was_checked_unmasks_nothing(bench: Make, tmp_path: Path) -> None:
+    path = tmp_path / "bench0" / "research" / ".org" / "data" / "manifest.json"
+    swap = f"import pathlib\npathlib.Path({str(path)!r}).write_text('{{}}')"
+    end = "import sys\nif 'toy.train' not in sys.orig_argv: raise RuntimeError(f'SAID {said}')"
+    text = first(f"PLACES = {[*map(str, HELD_OUT)]!r}{READ}{end}", "toy/model.py")
+    one = bench(committed={"toy/model.py": text}, pinned={"toy/feed.py": first(swap, "toy/feed.py"), **masking(*HELD_OUT)})
+    before, pinned = read_manifest(one.home.data)
+    result = one.run(manifest=pinned)
+    assert path == one.home.data / "manifest.json" and path.read_text() == "{}", "the attack works"
+    assert result["reason"].endswith(f"SAID {['PermissionError'] * 2 * len(HELD_OUT)}")
+    assert result["hashes"]["corpus"] == before["corpus"]
 
 
 @fenced_only

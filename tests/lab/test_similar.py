@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from lab.records import Attempt, Experiment, State
-from lab.similar import RELATED_TEXT, SAME_TEXT, Changes, Near, cosines, lines, overlap, proposals, settings
+from lab.records import Attempt, Experiment
+from lab.similar import RELATED_TEXT, SAME_TEXT, UNSAID, Changes, Near, cosines, lines, overlap, proposals, settings
+from lab.state import State
 
 IDEAS = [
     ("A peak matrix learning rate of 0.03 instead of 0.02 lowers val_bpb by at least 0.01",
@@ -87,6 +88,13 @@ def test_different_ideas_in_similar_sentences_stay_below_the_threshold_with_room
         assert max(cosines(one, said[:index] + said[index + 1 :])) < SAME_TEXT - 0.08, one
     lowest = min(cosines(f"{a}\n{b}", said)[index] for index, a, b in REWORDED)
     assert lowest > SAME_TEXT + 0.1
+
+
+def test_ideas_of_people_that_came_without_a_mechanism_are_not_alike_for_that() -> None:
+    known = state(("larger batches average the noise of gradients", UNSAID))
+    for other in ("tie the layers", "train on primes", "wider"):
+        assert near(known, other, UNSAID) == [], other
+    assert same(near(known, "larger batches average noise of the gradients", UNSAID)) == ["E1"]
 
 
 def test_the_same_sentence_with_another_value_is_related_and_no_duplicate() -> None:

@@ -18,13 +18,14 @@ from lab import client
 from lab.backup import back_up, folder
 from lab.commands import app
 from lab.executors import local
-from lab.experiment import Policy
 from lab.home import Home
 from lab.laboratory import Laboratory
 from lab.ledger import GENESIS, Ledger, fact_hash
-from lab.records import State, fold
+from lab.orders import Orders
 from lab.requests import Request
 from lab.slots import Slot
+from lab.state import State, fold
+from lab.steps import Policy
 from tests.conftest import until
 from tests.lab.conftest import Bench
 
@@ -52,7 +53,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
     def finish(name: str, text: str) -> None:
         model.write_text(text)
-        lab.take(Request(name, "run", "r1", {"experiment": name}))
+        Orders(lab).take(Request(name, "run", "r1", {"experiment": name}))
         until(lambda: [lab.step(), lab.runs.start(0.0), lab.state.experiments[name].verdict][2], f"{name} is judged")
 
     client.propose(one.home, "r1", "a step five times as large arrives", "200 steps of 0.02 are too short", "optimiser")
@@ -150,6 +151,27 @@ def test_a_verdict_claimed_by_a_stranger(home: Home) -> None:
         f"fact {fact.id} (verdict E0002) was written by r1: only the laboratory writes those",
         f"fact {fact.id} (verdict E0002): says improved, but the facts before it call for no verdict",
     ]
+    found = state(home)
+    assert found.experiments["E0002"].verdict == "crashed", "nobody believes it"
+    assert found.alarms[-1] == f"fact {fact.id} (verdict) was written by r1: only the laboratory writes those, it is passed over"
+
+
+@pytest.mark.parametrize(
+    ("kind", "subject", "body", "told"),
+    [
+        ("confirm", "E0001", {"attempt": 1}, ", who does not decide here"),
+        ("withdrawn", "E0001", {"why": "it is in my way"}, ", who does not decide here"),
+        ("attempt", "E0002", {"number": 2, "parent": "p", "commit": "c", "diff": "", "changed": []}, ", who does not decide here"),
+        ("audit_order", "A0001", {"trunk": "t", "steps": 1, "seeds": 2, "by": "chief", "ideas": []}, ", who does not decide here"),
+        ("session", "", {"policy": {"bank": 2}, "chiefs": ["r2"]}, ": only the laboratory writes those"),
+        ("proposal", "E0009", {"agent": "r1"}, " in the name of r1"),
+    ],
+    ids=["an order", "another's idea given up", "another's attempt", "an audit", "other rules", "another's name"],
+)
+def test_a_fact_written_by_who_may_not(home: Home, kind: str, subject: str, body: dict[str, Any], told: str) -> None:
+    fact = Ledger(home.ledger).append(kind, body, subject, "r2")
+    name = f"fact {fact.id} ({kind} {subject})"
+    assert problems()[0] == f"{name} was written by r2{told}"
 
 
 def test_a_verdict_claimed_in_the_laboratorys_name(home: Home) -> None:
@@ -180,7 +202,7 @@ def test_facts_that_nobody_can_read_are_named_and_stop_no_reader(home: Home) -> 
     ledger = Ledger(home.ledger)
     ledger.append("result", {"status": ["ok"]}, "R9999", "r1")
     ledger.append("proposal", {"agent": "r1"}, "E0009", "r1")
-    ledger.append("verdict", {"attempt": 1, "verdict": "improved", "effect": "huge"}, "E0002", "r1")
+    ledger.append("verdict", {"attempt": 1, "verdict": "improved", "effect": "huge"}, "E0002")
     database = sqlite3.connect(home.ledger)
     database.execute(f"INSERT INTO facts VALUES ({ledger.head()[0] + 1}, 0.0, 'verdict', 'E0001', 'lab', '[not json', 'x')")
     database.commit()

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lab import verify
-from lab.experiment import Policy, Rebase, Write, without_comparison
+from lab.attempt import without_comparison
 from lab.ledger import Fact
-from lab.records import State
+from lab.state import State
+from lab.steps import Policy, Rebase, Write
+from tests.lab.story import Story, confirmed, nominated, promoted
 from tests.lab.test_audit import order, stack
 from tests.lab.test_audit import runs as audited
 from tests.lab.test_carry import runs as carried
-from tests.lab.test_experiment import Story, confirmed, nominated, promoted
-
-
-@pytest.fixture
-def story(tmp_path: Path) -> Story:
-    return Story(tmp_path)
 
 
 def lines(story: Story) -> list[str]:
@@ -40,7 +35,7 @@ def test_a_bought_gain_and_its_control(story: Story) -> None:
     confirmed(story, name, flops=1.5e9)
     story.frontier(2.50, 2.41)
     for value in (2.380, 2.382, 2.381, 2.379):
-        story.run("control", "t0", name, audit=value)
+        story.run("control", "t0", name, factor=1.5, audit=value)
     assert told(story, story.next())["verdict"] == "bought" and lines(story) == []
 
 
@@ -69,16 +64,35 @@ def test_what_could_not_be_carried_to_a_new_trunk(story: Story) -> None:
     assert lines(story) == []
 
 
-def test_what_was_improved_and_could_not_be_carried_keeps_its_figures(story: Story) -> None:
+def test_what_was_improved_and_cannot_be_carried_keeps_its_verdict(story: Story) -> None:
+    name = nominated(story)
+    told(story, confirmed(story, name))
+    story.trunk("t1", "t0")
+    body = {"attempt": 1, "trunk": "t1", "branch": "org/trunk", "files": ["a.py"], "why": "conflicts with trunk in a.py"}
+    story.ledger.append("unmerged", body, name)
+    assert lines(story) == []
+    assert (story.state.experiments[name].status, story.state.experiments[name].verdict) == ("unmerged", "improved")
+    story.ledger.append("verdict", without_comparison(story.state.experiments[name].attempts[-1], "inconclusive", []), name)
+    (line,) = lines(story)
+    assert "says inconclusive, but the facts before it call for no verdict" in line
+
+
+def test_what_an_older_version_made_of_that_is_no_difference(story: Story) -> None:
     name = nominated(story)
     told(story, confirmed(story, name))
     story.trunk("t1", "t0")
     attempt = story.state.experiments[name].attempts[-1]
-    story.ledger.append("verdict", without_comparison(attempt, "inconclusive", ["conflicts with trunk in a.py"]), name)
+    assert attempt.verdict
+    story.ledger.append("verdict", {**attempt.verdict, "verdict": "inconclusive", "reasoning": ["conflicts with trunk in a.py"]}, name)
     assert lines(story) == []
-    story.ledger.append("verdict", {**without_comparison(attempt, "inconclusive", []), "effect": -9.0}, name)
-    (line,) = lines(story)
-    assert "says inconclusive, but the facts before it call for no verdict" in line, "it is not improved any more"
+
+
+def test_what_was_never_improved_is_kept_from_trunk_by_its_verdict_and_not_by_git(story: Story) -> None:
+    story.bank()
+    name = story.idea()
+    body = {"attempt": 1, "trunk": "t0", "branch": "org/trunk", "files": ["a.py"], "why": "conflicts with trunk in a.py"}
+    story.ledger.append("unmerged", body, name)
+    assert ["it was never found improved" in line for line in lines(story)] == [True]
 
 
 def test_the_rules_of_the_session_are_those_of_its_facts(story: Story) -> None:
