@@ -26,10 +26,10 @@ up: $(VENV)/.up
 	@bin="$$(cd $(BIN) && pwd)" && mkdir -p $(DIR) && cd $(DIR) && exec "$$bin/orgctl" up $(ARGS)
 
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist worksteal
 
 test-fast: $(VENV)/.dev
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -n 2 --dist worksteal -m "not slow"
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

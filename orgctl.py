@@ -2,25 +2,46 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
 import comms.commands
 import lab.commands
 import org.commands
+import org.lever_commands
+import org.memory_commands
+import org.standup_commands
 from comms.message import MailError
 from lab import failures
+from lab.home import check_program
 
 app = typer.Typer(
-    help="Program a research organisation of AI agents on one metric, and believe only what its laboratory has measured.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+@app.callback()
+def program(
+    name: Annotated[
+        str | None,
+        typer.Option("--program", help="Which program of research of this repository is meant. Default: $ORGCTL_PROGRAM, else main."),
+    ] = None,
+) -> None:
+    """Program a research organisation of AI agents on one metric, and believe only what its laboratory has measured."""
+    if name is not None:
+        os.environ["ORGCTL_PROGRAM"] = check_program(name)
+
+
 app.add_typer(org.commands.app)
+app.add_typer(org.memory_commands.app)
+app.add_typer(org.standup_commands.app)
+app.add_typer(org.lever_commands.app)
 app.add_typer(lab.commands.app)
 app.add_typer(comms.commands.app)
 

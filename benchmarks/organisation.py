@@ -20,11 +20,12 @@ from typing import Any
 
 import psutil
 
+from lab.figures import idle_share
 from lab.files import read_json
 from lab.home import Home
 from lab.ledger import Ledger
-from lab.records import PURPOSES, State, fold
-from lab.report import idle_share
+from lab.records import PURPOSES
+from lab.state import State, fold
 from lab.verdict import welch
 from tasks.spec import Task
 

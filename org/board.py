@@ -32,16 +32,14 @@ from rich.text import Text
 from lab.errors import UserError
 from lab.home import Home
 from lab.ledger import Ledger
-from lab.records import State, View
+from lab.state import State, View
 from lab.text import clean
 from org import chart, status
 from org.events import describe, subject_of
 from org.grid import Grid
 
 BEAT = 1.0
-"""Seconds between frames."""
-LOOK_EVERY = 3
-"""Frames between looks at the panes."""
+"""Seconds between looks, and between frames: what is shown of an agent is right within two."""
 WIDE, TALL = 140, 30
 """From this size on sections stand in boxes side by side; below they are stacked."""
 EVENTS = 60
@@ -49,7 +47,7 @@ OUTCOMES = {
     "promoted": "bold green", "reverted": "red", "removed": "magenta", "improved": "green", "confirming": "cyan",
     "nominated": "cyan", "running": "yellow", "queued": "bright_black", "proposed": "bright_black", "bought": "magenta",
     "neutral": "white", "worse": "red", "inconclusive": "white", "invalid": "bold red", "crashed": "bold red",
-    "withdrawn": "bright_black",
+    "withdrawn": "bright_black", "unmerged": "yellow",
 }  # fmt: skip
 """Colour of an experiment's status."""
 FAINT = "grey58"
@@ -66,7 +64,6 @@ class Watch:
     notice: str = ""
     """Why what is shown may be old; "" when it is not."""
     agents: list[dict[str, Any]] = field(default_factory=list)
-    looks: int = 0
     facts: tuple[int, dict[str, Any]] | None = None
     """What `status.believed` said, and the last fact it knew of."""
 
@@ -85,10 +82,8 @@ class Watch:
             self._forget(f"the ledger cannot be read now ({error}): this is what it said before")
         except (KeyError, TypeError, ValueError) as error:
             self.notice = f"the ledger holds a fact that this version cannot read ({type(error).__name__} {error})"
-        if self.looks % LOOK_EVERY == 0:
-            with contextlib.suppress(UserError):
-                self.agents = status.agents(self.home, self.grid, self.state, now)
-        self.looks += 1
+        with contextlib.suppress(UserError):
+            self.agents = status.agents(self.home, self.grid, self.state, now)
         if self.facts is None or self.facts[0] != self.state.last:
             self.facts = self.state.last, status.believed(self.state)
         return status.picture(self.home, self.agents, self.state, self.facts[1], now)
@@ -163,6 +158,9 @@ def standing(found: dict[str, Any], width: int, rows: int) -> list[Text]:
     for name, number in found["experiments"].items():
         counts.append(f"{number} ", "bold").append(f"{clean(name, 20)}  ", OUTCOMES.get(name, ""))
     lines.append(counts)
+    ideas = found["ideas"]
+    more = f"  and {len(ideas) - 1} more" if len(ideas) > 1 else ""
+    lines += [Text(f"unanswered idea  {text}{more}", "yellow") for text in ideas[:1]]
     lines += [Text(f"unsealed  {text}", "yellow") for text in (found["unsealed"],) if text]
     lines += [Text(f"alarm     {text}", "bold red") for text in found["alarms"][-1:]]
     height = rows - len(lines)
@@ -199,7 +197,7 @@ def agents(found: dict[str, Any], width: int, rows: int, now: float) -> list[Tex
     for row in found["agents"]:
         style = status.STYLES.get(row["state"], "")
         line = start("● ", style).append(f"{row['agent']:<{wide}} ", "bold")
-        line.append(f"{row['state'].replace('_', ' '):<10} ", style)
+        line.append(f"{status.in_words(row['state'], row.get('until'), now):<10} ", style)
         line.append(f"{status.span(now - row['since']) if row['since'] else '':>8} ", FAINT)
         line.append(f"{row['experiment'] or '':<6}").append(row["text"])
         lines.append(line)
@@ -335,7 +333,7 @@ def _mark(found: dict[str, Any], now: float) -> str:
     runs = [
         (row["run"], round(100 * (row.get("fraction") or 0)), status.span(row.get("seconds"))) for row in found["slots"]
     ]
-    team = [(row["agent"], row["state"], row["text"], row["experiment"], row["since"]) for row in found["agents"]]
+    team = [(row["agent"], row["state"], row["text"], row["experiment"], row["since"], row.get("until")) for row in found["agents"]]
     ages = [status.span(now - row["since"]) for row in found["agents"] if row["since"]]
     return repr((runs, team, ages, head(found).plain))
 

@@ -7,8 +7,9 @@ import math
 import statistics
 from collections.abc import Sequence
 
-from lab.records import Experiment, State
-from org.events import figure
+from lab.records import Experiment
+from lab.state import State
+from lab.text import deviations, figure
 
 EIGHTHS = " ▁▂▃▄▅▆▇█"
 
@@ -60,6 +61,6 @@ def measured(experiment: Experiment, state: State) -> tuple[str, str]:
             mean, sigma = bank.mean(split), bank.sigma(split)
             gap = "" if math.isnan(mean) else figure(value - mean, signed=True)
             if gap and sigma > 0:
-                gap += f" ({abs(value - mean) / sigma:.1f} sd)"
+                gap += f" ({deviations(abs(value - mean) / sigma)} sd)"
             return figure(value), gap
     return "", ""

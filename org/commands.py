@@ -1,4 +1,5 @@
-"""The organisation's commands: up, init, status, attach, logs, takeover, release, restart, down, doctor. Mounted by `orgctl.py`.
+"""The organisation's commands: up, init, status, down, doctor; and those of seats, `design` and `programs`, from files of their own.
+Mounted by `orgctl.py`.
 
 Commands read facts directly and ask the controller for action by a request file; Ctrl-C and detach only stop watching.
 """
@@ -7,9 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shutil
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -18,27 +17,27 @@ from typing import Annotated
 import typer
 
 from lab.answer import as_data
-from lab.client import me
 from lab.errors import UserError
 from lab.files import write_json
-from lab.home import Home
+from lab.home import Home, check_program, meant
 from lab.ledger import Ledger
-from lab.records import View
-from lab.requests import ask, wait_answer
-from lab.text import clean
-from org import daemon, session
+from lab.state import View
+from org import daemon, design_commands, meeting, program_commands, seat_commands, session, swap
 from org import design as designs
 from org.agents import base
 from org.events import describe
 from org.grid import Grid
 from tasks.spec import Task
+from worktrees.repo import trunk_branch
 
 app = typer.Typer(add_completion=False)
+app.add_typer(design_commands.design, name="design")
+app.add_typer(program_commands.app)
+app.add_typer(seat_commands.app)
 
-AgentName = Annotated[str, typer.Argument(help="Name of an agent, such as r1 (`orgctl status` lists them).")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 DesignOption = Annotated[
-    str | None, typer.Option(help="Org design: a shipped name (chief, solo) or a YAML file. Default: chief.")
+    str | None, typer.Option(help=f"Org design: a shipped name ({', '.join(designs.shipped())}) or a YAML file. Default: chief.")
 ]
 TaskOption = Annotated[
     str | None, typer.Option(help="Task: a shipped name (nanochat) or a folder with a task.yaml. Default: nanochat.")
@@ -48,45 +47,63 @@ NameOption = Annotated[
     str | None, typer.Option(help="Name of the session and its tmux socket. Default: the directory's name.")
 ]
 BackendOption = Annotated[
-    str | None,
+    list[str] | None,
     typer.Option(
-        help="Backend for every agent that is no human: sweep (an optimiser; needs no key, spends no money), shell, or auto (the best "
-        "that can start here; says which). Default: as the design says."
+        help="Backend for every agent that is no human: sweep (an optimiser; needs no key, spends no money), claude, codex, chat, shell, "
+        "or auto (the best that can start here; says which). NAME=BACKEND for one agent or role (chief=claude); may be given several "
+        "times. Default: as the design says. In a session that is there it swaps."
     ),
 ]
 SlotsOption = Annotated[
     int | None,
     typer.Option(min=1, max=64, help="Slots (CPU shares or GPUs) to use. Default: all GPUs, or 2 to 4 CPU cores."),
 ]
+ProgramOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Program of research: one with a trunk, banks and a ledger of its own, beside others of this repository. Default: main."
+    ),
+]
 RoleOption = Annotated[
     list[str] | None,
-    typer.Option("--role", help="Use another prompt for a role: NAME=FILE.md. May be given several times."),
+    typer.Option(
+        "--role",
+        help="Use another prompt: NAME=FILE.md for a role, or, in a session that is there, for an agent. May be given several times.",
+    ),
+]
+
+LibraryOption = Annotated[
+    list[Path] | None,
+    typer.Option("--library", help="A folder of papers (text, PDF) or Markdown for `orgctl search` to read. May be given several times."),
 ]
 
 
 def _wish(
+    program: str | None,
     design: str | None,
     task: str | None,
     scale: str | None,
     name: str | None,
-    backend: str | None,
+    backend: list[str] | None,
     slots: int | None,
     role: list[str] | None,
+    library: list[Path] | None,
 ) -> session.Wish:
-    roles = None
-    if role:
-        from org import role as role_files
+    roles = swap.pairs(role, "--role")
+    for whose, file in roles.items():
+        if not Path(file).expanduser().is_file():
+            raise UserError(f"--role {whose}={file}: there is no such file")
+    plain = [item for item in backend or [] if "=" not in item]
+    if len(plain) > 1:
+        raise UserError(f"--backend {' --backend '.join(plain)}: name one backend for all, or write NAME=BACKEND")
+    one = plain[0] if plain else None
+    others = swap.pairs([item for item in backend or [] if "=" in item], "--backend")
+    return session.Wish(design, task, scale, name, one, slots, roles, others, library, _program(program))
 
-        roles = role_files.find()
-        for item in role:
-            key, found, file = item.partition("=")
-            if not found or not Path(file).is_file():
-                raise UserError(f"--role {item}: write NAME=FILE.md, and the file must exist")
-            roles[key] = Path(file).resolve()
-    if backend == "auto":
-        backend = base.choose()
-        _say(f"backend auto: {backend} (the best that can start here; spends nobody's money)")
-    return session.Wish(design, task, scale, name, backend, slots, roles)
+
+def _program(name: str | None) -> str:
+    """The program that is meant, by name, environment or working directory."""
+    return check_program(name) if name else meant(Path.cwd().resolve())
 
 
 @app.command()
@@ -101,14 +118,20 @@ def init(
     backend: BackendOption = None,
     slots: SlotsOption = None,
     role: RoleOption = None,
+    library: LibraryOption = None,
+    program: ProgramOption = None,
 ) -> None:
     """Make a research repository in DIRECTORY and prepare its data, without starting anybody."""
-    home = _home_for(_root(directory), _wish(design, task, scale, name, backend, slots, role))
-    print(f"ready: {home.root} (branch org/trunk). Next: cd {home.root} && orgctl up")
+    home = _home_for(_root(directory), _wish(program, design, task, scale, name, backend, slots, role, library))
+    print(f"ready: {home.root} (branch {trunk_branch(home.program)}). Next: cd {home.root} && {home.command} up")
 
 
 def _home_for(root: Path, wish: session.Wish) -> Home:
-    home = session.reopen(root, wish) if session.exists(root) else session.found(root, wish)
+    if session.exists(root, wish.program):
+        home = session.reopen(root, wish)
+        seat_commands.swapped(home, wish.swap(designs.read(home)), _say)
+    else:
+        home = session.found(root, wish, _say)
     session.ready_data(home, _say)
     return home
 
@@ -130,6 +153,8 @@ def up(
     backend: BackendOption = None,
     slots: SlotsOption = None,
     role: RoleOption = None,
+    library: LibraryOption = None,
+    program: ProgramOption = None,
     detach: Annotated[bool, typer.Option("--detach", help="Return at once; the organisation works on.")] = False,
     for_: Annotated[
         str | None,
@@ -142,9 +167,9 @@ def up(
     line for every event. Ctrl-C and detaching (Ctrl-b d) only stop watching: `orgctl down` stops the organisation.
     """
     seconds = _seconds(for_) if for_ else None
-    wish = _wish(design, task, scale, name, backend, slots, role)
+    wish = _wish(program, design, task, scale, name, backend, slots, role, library)
     root = _root(directory)
-    grid = Grid(session.name_for(root, wish), Home(root))
+    grid = Grid(session.name_for(root, wish), Home(root, wish.program))
     grid.check_free()
     home = _home_for(root, wish)
     settings = designs.read(home)
@@ -164,13 +189,14 @@ def up(
     if any(base.load(agent.backend).spends_money for agent in settings.design.agents):
         _say("some of these agents spend money")
     if detach:
-        print(f"attach: cd {home.root} && orgctl attach    stop: orgctl down")
+        print(f"attach: cd {home.root} && {home.command} attach    stop: {home.command} down")
         return
     if sys.stdin.isatty() and sys.stdout.isatty():
-        _attach(grid, None)
+        seat_commands.show(grid, None)
         if not seconds:
             gone = daemon.alive(home) is None
-            print(f"{settings.name} is down" if gone else f"detached; {settings.name} works on. Stop it: orgctl down    (in {home.root})")
+            works = f"detached; {settings.name} works on. Stop it: {home.command} down    (in {home.root})"
+            print(f"{settings.name} is down" if gone else works)
             return
     _watch(home)
     if seconds:
@@ -189,17 +215,10 @@ def _root(directory: Path | None) -> Path:
 
 
 def _seconds(text: str) -> float:
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip())
-    if not found or float(found[1]) <= 0:
-        raise UserError(f"--for {text}: write a time such as 90s, 10m or 2h")
-    return float(found[1]) * {"": 60, "s": 1, "m": 60, "h": 3600}[found[2]]
-
-
-def _attach(grid: Grid, agent: str | None) -> None:
-    """Show the grid on this terminal until the person detaches or the organisation stops."""
-    status = subprocess.run(grid.attach_argv(agent)).returncode
-    if status != 0 and grid.running():
-        raise UserError(f"tmux could not attach (exit {status}): is TERM={os.environ.get('TERM', '')} right for this terminal?")
+    try:
+        return meeting.seconds(text)
+    except ValueError as error:
+        raise UserError(f"--for {text}: {error}") from error
 
 
 def _watch(home: Home) -> None:
@@ -222,7 +241,7 @@ def _watch(home: Home) -> None:
                 daemon.start(home, (220, 50))
             time.sleep(0.5)
     except KeyboardInterrupt:
-        print(f"\nno longer watching; the organisation works on. Stop it: orgctl down    (in {home.root})")
+        print(f"\nno longer watching; the organisation works on. Stop it: {home.command} down    (in {home.root})")
         raise typer.Exit(0) from None
 
 
@@ -248,8 +267,8 @@ def down(
 ) -> None:
     """Stop agents and runs, and keep every fact. `orgctl up` goes on where this stopped."""
     home = Home.find()
-    daemon.stop(home, me(home), keep_runs)
-    print(f"{designs.read(home).name} is down; nothing is lost. Go on: orgctl up    look back: orgctl report")
+    daemon.stop(home, seat_commands.asker(), keep_runs)
+    print(f"{designs.read(home).name} is down; nothing is lost. Go on: {home.command} up    look back: {home.command} report")
 
 
 @app.command()
@@ -262,82 +281,6 @@ def status(as_json: JsonFlag = False) -> None:
     found = snapshot(home, grid)
     if not as_data(as_json, found):
         render(found)
-
-
-@app.command()
-def attach(
-    agent: Annotated[str | None, typer.Argument(help="Show this agent's pane first. Default: the board.")] = None,
-) -> None:
-    """Show the tmux grid on this terminal (Ctrl-b d detaches, Ctrl-b z zooms a pane, Ctrl-b n: next window)."""
-    home = Home.find()
-    settings = designs.read(home)
-    grid = Grid(settings.name, home)
-    if agent is not None and agent not in [*settings.design.names, "board"]:
-        raise UserError(f"there is no agent {agent!r} here: {', '.join(settings.design.names)}")
-    if not grid.running():
-        raise UserError(f"{settings.name} is not up: run `orgctl up` in {home.root}")
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise UserError("attach needs a terminal: use `orgctl status` or `orgctl logs AGENT` instead")
-    size = shutil.get_terminal_size()
-    grid.relayout(size.columns, size.lines)
-    _attach(grid, agent)
-
-
-@app.command()
-def logs(
-    agent: Annotated[str, typer.Argument(help="Name of the agent.")],
-    lines: Annotated[int, typer.Option("-n", "--lines", min=1, help="How many events from the end.")] = 40,
-    screen: Annotated[bool, typer.Option("--screen", help="Print what the agent's pane shows now instead.")] = False,
-) -> None:
-    """What an agent did: its events, or its screen."""
-    home = Home.find()
-    settings = designs.read(home)
-    if agent not in settings.design.names:
-        raise UserError(f"there is no agent {agent!r} here: {', '.join(settings.design.names)}")
-    if screen:
-        grid = Grid(settings.name, home)
-        if not grid.running():
-            raise UserError(f"{settings.name} is not up: there is no screen to show")
-        print(grid.capture(agent))
-        return
-    events = base.read_events(home, agent, lines)
-    for event in events:
-        print(
-            f"{time.strftime('%H:%M:%S', time.localtime(event['time']))} {clean(event['state'])}: {clean(str(event.get('text', '')))}"
-        )
-    if not events:
-        print(f"{agent} has left no events yet")
-
-
-def _ask_person(kind: str, agent: str) -> None:
-    home = Home.find()
-    identity = ask(home, kind, me(home), {"agent": agent})
-    found = wait_answer(home, identity, 10)
-    if found is None:
-        raise UserError("no controller answers: the request waits until the next `orgctl up`")
-    if not found.get("ok"):
-        raise UserError(str(found.get("error")))
-
-
-@app.command()
-def takeover(agent: AgentName) -> None:
-    """Record that a person has an agent's pane from now on; `release` gives it back."""
-    _ask_person("takeover", agent)
-    print(f"{agent} is yours: orgctl attach {agent}. Give it back: orgctl release {agent}")
-
-
-@app.command()
-def release(agent: AgentName) -> None:
-    """Give a pane that was taken over back to its agent."""
-    _ask_person("release", agent)
-    print(f"{agent} has its pane back")
-
-
-@app.command()
-def restart(agent: AgentName) -> None:
-    """Start an agent's process anew (also one that was given up)."""
-    _ask_person("restart", agent)
-    print(f"{agent} was restarted")
 
 
 @app.command()

@@ -8,48 +8,41 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import asdict, dataclass
 
 from comms.mailbox import Mail
 from comms.message import MailError
 from lab.backup import back_up
 from lab.errors import UserError
-from lab.experiment import Policy
 from lab.files import read_json, write_json
 from lab.home import Home
 from lab.laboratory import Laboratory
+from lab.orders import Orders
 from lab.process import Identity
 from lab.requests import Request, answer, waiting
+from lab.steps import Policy
 from org import design as designs
-from org import news, role, session
-from org.agents import base
-from org.grid import Grid, PaneSpec, PaneState
-from org.status import derive
+from org import levers, news, role, session, swap
+from org.grid import Grid
+from org.standup import Standups
+from org.team import Team
 from tasks.spec import Task
 from worktrees.repo import GitError, Repo
 
 log = logging.getLogger("orgctl")
 TICK = 0.5
 LOOK_EVERY = 2.0
-"""Seconds between looks at the panes; a dead agent is noticed within this time."""
+"""Seconds between looks at what need not be known at once."""
+PANES_EVERY = 1.0
+"""Seconds between looks at the panes: with the time that a look takes, the borders are right within two seconds."""
+COUNT_EVERY = 10.0
+"""Seconds between looks at what the agents cost."""
 BACKUP_EVERY = 3600.0
 LONGEST_PAUSE = 30.0
 """Seconds after which a duty that fails is tried again at the latest."""
-PEOPLE_REQUESTS = ("stop", "takeover", "release", "restart")
-
-
-@dataclass
-class Attendance:
-    """What the controller knows about keeping one agent alive; lost at a restart without harm."""
-
-    restarts: int = 0
-    born: float = 0.0
-    next_try: float = 0.0
-    given_up: bool = False
+PEOPLE_REQUESTS = ("stop", "takeover", "release", "restart", "swap")
 
 
 @dataclass
@@ -87,14 +80,13 @@ class Controller:
     stopping: bool = False
     leaving: bool = False
     keep_runs: bool = False
-    attendance: dict[str, Attendance] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.session = designs.read(self.home)
         self.design = self.session.design
         self.task = Task.model_validate_json(self.home.task.read_text())
-        self.repo = Repo(self.home.root)
-        self.seats = {seat.agent: seat for seat in self.design.seats(self.home)}
+        self.repo = Repo(self.home.root, self.home.program)
+        seats = self.design.seats(self.home)
         process = self.design.process
         self.lab = Laboratory(
             self.home,
@@ -106,15 +98,19 @@ class Controller:
                 self.design.confirmation,
                 self.design.promotion,
                 process.audit_every,
+                self.design.reviewers(),
             ),
             self.repo,
             session.slots_of(self.home, self.session),
-            chiefs={seat.agent for seat in self.seats.values() if seat.role in (role.CHIEF, role.HUMAN)},
-            home_slots={seat.agent: seat.slot for seat in self.seats.values() if seat.slot is not None},
+            chiefs={seat.agent for seat in seats if seat.role in (role.CHIEF, role.HUMAN)},
+            home_slots={seat.agent: seat.slot for seat in seats if seat.slot is not None},
         )
+        self.orders = Orders(self.lab)
         self.grid = Grid(self.session.name, self.home)
         self.mail = Mail(self.home.comms)
-        self.labels: dict[str, str] = {}
+        self.team = Team(self.home, self.design, self.task, self.repo, self.lab, self.grid, self.mail, self.size)
+        self.standups = Standups(self.home, self.lab, self.mail, self.design, self.task)
+        self.levers = levers.Levers(self.lab, self.design, self.task, self.standups)
 
     # Duties
 
@@ -123,16 +119,20 @@ class Controller:
         return [
             Duty("requests", 0.0, self._requests),
             Duty("laboratory", 0.0, self._laboratory),
+            Duty("standup", LOOK_EVERY, self.standups.attend),
             Duty("letters", 0.0, self._tell),
             Duty("heartbeat", LOOK_EVERY, self._heartbeat),
             Duty("trunk", LOOK_EVERY, self.lab.mirror_trunk),
-            Duty("panes", LOOK_EVERY, self._attend),
+            Duty("panes", PANES_EVERY, self.team.attend),
+            Duty("wake", 0.0, self.team.wake),
+            Duty("costs", COUNT_EVERY, self.team.count),
             Duty("backup", BACKUP_EVERY, lambda: back_up(self.home, self.lab.ledger)),
         ]
 
     def _requests(self) -> None:
         self.lab.refresh()
         for request in waiting(self.home):
+            self.team.note_typed(request.time)  # so that what was asked for in a turn that a person began is assisted, however short it was
             self._take(request)
 
     def _laboratory(self) -> None:
@@ -146,32 +146,56 @@ class Controller:
                 raise UserError("the request file is not valid: use the orgctl commands")
             if request.kind in PEOPLE_REQUESTS:
                 answer(self.home, request, True, **self._person(request))
-            elif request.kind in ("run", "confirm", "promote", "withdraw", "audit", "carry"):
-                answer(self.home, request, True, **self.lab.take(request))
+            elif request.kind in levers.KINDS:
+                answer(self.home, request, True, **self.levers.take(request))
+            elif request.kind in ("run", "confirm", "control", "promote", "withdraw", "replicate", "audit", "carry"):
+                if request.kind == "run":
+                    self.levers.check_run(request)
+                answer(self.home, request, True, **self.orders.take(request))
             else:
                 raise UserError(f"unknown request {request.kind[:40]!r}")
         except (UserError, GitError) as error:
             answer(self.home, request, False, error=str(error))
-        except (TypeError, ValueError, LookupError, AttributeError) as error:
+        except Exception as error:  # whatever it is: a request that is not answered would hold up all that come after it
             log.exception("request %s", request.id)
             text = f"the request could not be carried out ({type(error).__name__}): see .org/controller.log"
             answer(self.home, request, False, error=text)
 
     def _person(self, request: Request) -> dict[str, str]:
+        self._check_person(request)
         if request.kind == "stop":
             self.stopping, self.keep_runs = True, bool(request.body.get("keep_runs"))
             return {}
+        if request.kind == "swap":
+            return self._swap(request)
         agent = str(request.body.get("agent", request.actor))
-        if agent not in self.seats:
-            raise UserError(f"there is no agent {agent[:40]!r} here: {', '.join(self.seats)}")
+        if agent not in self.team.seats:
+            raise UserError(f"there is no agent {agent[:40]!r} here: {', '.join(self.team.seats)}")
         if request.kind == "restart":
-            self.attendance[agent] = Attendance()
-            self.grid.respawn(self._pane(agent))
-            self.lab.ledger.append("agent", {"what": "restarted", "why": "by request"}, agent)
+            self.team.restart(agent, "by request")
         else:
             what = "taken_over" if request.kind == "takeover" else "released"
             self.lab.ledger.append("intervention", {"what": what}, agent, request.actor)
         return {"agent": agent}
+
+    def _check_person(self, request: Request) -> None:
+        """An agent's own process may only say that its own seat was taken over and given back. Under one user id this is a rule, not
+        a lock: whoever forges a request is found in the ledger. Raises UserError."""
+        seat = self.team.seats.get(request.actor)
+        own = request.kind in ("takeover", "release") and request.body.get("agent", request.actor) == request.actor
+        if seat and seat.backend != "shell" and not own and request.actor not in self.lab.state.taken_over:
+            raise UserError(f"{request.actor} is an agent: to {request.kind} is for people, ask one")
+
+    def _swap(self, request: Request) -> dict[str, str]:
+        """Give agents another role text or backend, and start them anew."""
+        wanted = swap.Swap.of(request.body)
+        self.session, changed = swap.apply(self.home, self.session, wanted, self.lab.ledger, request.actor, log.info)
+        self.design = self.session.design
+        self.team.take(self.design)
+        self.standups.design = self.levers.design = self.design
+        for name in changed:
+            self.team.restart(name, "swapped")
+        return {"changed": swap.told(self.design, changed)}
 
     # Words
 
@@ -183,7 +207,7 @@ class Controller:
             return
         for fact in self.lab.ledger.facts(after=mark):
             try:
-                letters = news.letters(fact, self.lab.state, list(self.seats), self.task)
+                letters = news.letters(fact, self.lab.state, list(self.team.seats), self.task)
             except (KeyError, TypeError, ValueError, AttributeError):
                 log.warning("fact %d (%s) is malformed: no letter about it", fact.id, fact.kind[:40])
                 continue
@@ -193,111 +217,6 @@ class Controller:
                 except (MailError, OSError) as error:  # one blocked inbox must not keep everybody's mail
                     log.error("letter to %s about %s: %s", name, about, error)
         write_json(mark_file, {"fact": self.lab.state.last})
-
-    # Agents
-
-    def _pane(self, agent: str) -> PaneSpec:
-        seat = self.seats[agent]
-        launch = base.load(seat.backend).launch(seat)
-        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-        env = {**base.seat_env(seat), "PATH": path, "TERM": "tmux-256color", **launch.env}
-        return PaneSpec(agent, seat.role, launch.argv, launch.cwd, env)
-
-    def _board(self) -> PaneSpec:
-        return PaneSpec(
-            "board",
-            "board",
-            [sys.executable, "-I", "-m", "org.board"],
-            self.home.root,
-            {"ORGCTL_HOME": str(self.home.root)},
-        )
-
-    def found_worktrees(self) -> None:
-        """A worktree and branch for every agent that has a slot."""
-        for seat in self.seats.values():
-            if seat.slot is not None:
-                note = self.repo.add_worktree(seat.agent, seat.worktree, self.lab.state.trunk)
-                if note:
-                    log.warning("%s", note)
-            seat.folder.mkdir(parents=True, exist_ok=True)
-            (self.home.comms / "inbox" / seat.agent / "new").mkdir(parents=True, exist_ok=True)
-        (self.home.comms / "inbox" / "person" / "new").mkdir(parents=True, exist_ok=True)
-
-    def seat_everybody(self) -> None:
-        """Open the grid and start who is missing; touch nobody who is well."""
-        before = self.grid.running()
-        for name in self.grid.ensure(self._board(), [self._pane(name) for name in self.seats], self.size):
-            if name in self.seats:
-                what = "restarted" if before else "started"
-                self.lab.ledger.append(
-                    "agent", {"what": what, "backend": self.seats[name].backend, "role": self.seats[name].role}, name
-                )
-                self.attendance[name] = Attendance(born=time.monotonic())
-        for name in self.seats:
-            self.grid.log_to(name, self.seats[name].folder / "screen.log")
-
-    def _attend(self) -> None:
-        """Look at the panes; restart who died, slower each time, and give up on who dies again and again."""
-        seen = self.grid.observe()
-        if seen is None:
-            if not self.grid.running():
-                self.seat_everybody()
-            return
-        now = time.monotonic()
-        for name in self.seats:
-            pane = seen.get(name)
-            record = self.attendance.setdefault(name, Attendance(born=now))
-            if record.given_up or (pane is not None and not pane.dead):
-                continue
-            if pane is None:
-                self.seat_everybody()
-                return
-            if record.next_try == 0.0:
-                if now - record.born > self.design.process.restart.well_seconds:
-                    record.restarts = 0
-                wait = self.design.process.restart.wait(record.restarts)
-                if wait is None:
-                    record.given_up = True
-                    last = [line.strip() for line in self.grid.capture(name).splitlines() if line.strip()]
-                    body = {
-                        "what": "gave_up",
-                        "restarts": record.restarts,
-                        "exit": pane.exit_status,
-                        "screen": "\n".join(last[-5:]),
-                    }
-                    self.lab.ledger.append("agent", body, name)
-                    continue
-                record.next_try = now + wait
-            elif now >= record.next_try:
-                record.restarts, record.next_try, record.born = record.restarts + 1, 0.0, now
-                self.found_worktrees()
-                self.grid.respawn(self._pane(name))
-                self.lab.ledger.append(
-                    "agent",
-                    {
-                        "what": "restarted",
-                        "exit": pane.exit_status,
-                        "signal": pane.exit_signal,
-                        "restarts": record.restarts,
-                    },
-                    name,
-                )
-        board = seen.get("board")
-        if board is None or board.dead:
-            self.grid.respawn(self._board()) if board else self.seat_everybody()
-        self._label(seen)
-
-    def _label(self, seen: dict[str, PaneState]) -> None:
-        """Who sits where and how it goes, on the borders; one call of tmux, and only when something changed."""
-        labels, states = {}, {}
-        for name, seat in self.seats.items():
-            events = base.read_events(self.home, name, 20)
-            status = derive(name, seen.get(name), True, events, self.lab.state, time.time())
-            parts = [name, seat.role, f"slot {seat.slot}" if seat.slot is not None else "", status.state, status.experiment or ""]
-            labels[name], states[name] = " · ".join(part for part in parts if part), status.state
-        if labels != self.labels:
-            self.grid.label(labels, states)
-            self.labels = labels
 
     def _heartbeat(self) -> None:
         me = Identity.of(os.getpid())
@@ -309,9 +228,13 @@ class Controller:
     def run(self) -> None:
         """Serve until a request to stop, the time of `--for`, or a signal; only the signal leaves everything as it is."""
         self.lab.refresh()
-        self.found_worktrees()
-        self.seat_everybody()
-        self.lab.ledger.append("session", {"up": time.time(), "policy": asdict(self.lab.policy)})
+        self.team.found_worktrees()
+        self.team.seat_everybody()
+        self.team.start_swapped()
+        unassigned, chiefs = self.design.process.standup.unassigned, sorted(self.lab.chiefs)
+        self.lab.ledger.append(
+            "session", {"up": time.time(), "policy": asdict(self.lab.policy), "chiefs": chiefs, "unassigned": unassigned}
+        )
         self._heartbeat()
         duties = self.duties()
         while not self.stopping and not self.leaving:

@@ -1,12 +1,13 @@
 """The controller as a daemon: started by `orgctl up`, found by its file, stopped by `orgctl down`. One a session, by lock.
 
-Runs as `python -I -m org.daemon ROOT COLUMNS ROWS`. A plain SIGTERM makes it leave everything as it is; the next `up` takes over.
+Runs as `python -I -m org.daemon ROOT COLUMNS ROWS PROGRAM`. A plain SIGTERM makes it leave everything as it is; the next `up` takes over.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -17,9 +18,10 @@ from types import FrameType
 from filelock import FileLock, Timeout
 
 from lab.errors import UserError
-from lab.home import Home
+from lab.home import MAIN, Home
 from lab.process import Identity
-from lab.requests import ask, waiting
+from lab.requests import ask, wait_answer, waiting
+from org import strays
 from org.controller import Controller, shut_down
 from worktrees.repo import GitError
 
@@ -38,12 +40,13 @@ def start(home: Home, size: tuple[int, int], seconds: float = 30) -> Identity:
     log_path = home.org / "controller.log"
     with open(log_path, "ab") as handle:
         child = subprocess.Popen(
-            [sys.executable, "-I", "-m", "org.daemon", str(home.root), str(size[0]), str(size[1])],
+            [sys.executable, "-I", "-m", "org.daemon", str(home.root), str(size[0]), str(size[1]), home.program],
             stdin=subprocess.DEVNULL,
             stdout=handle,
             stderr=handle,
             start_new_session=True,
             cwd=home.root,
+            env=strays.unseated(dict(os.environ)),  # begun from a seat it would end with that
         )
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -64,9 +67,12 @@ def stop(home: Home, actor: str, keep_runs: bool) -> None:
     """
     identity = alive(home)
     if identity:
-        ask(home, "stop", actor, {"keep_runs": keep_runs})
+        asked = ask(home, "stop", actor, {"keep_runs": keep_runs})
         deadline = time.monotonic() + STOP_SECONDS
         while identity.alive():
+            refused = wait_answer(home, asked, 0)
+            if refused is not None and not refused.get("ok"):
+                raise UserError(str(refused.get("error")))
             if time.monotonic() > deadline:
                 raise UserError(
                     f"the controller (pid {identity.pid}) does not stop: look at {home.org}/controller.log, kill it, "
@@ -92,9 +98,10 @@ def main() -> int:
     parser.add_argument("root", type=Path)
     parser.add_argument("columns", type=int)
     parser.add_argument("rows", type=int)
+    parser.add_argument("program", nargs="?", default=MAIN)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    home = Home(options.root)
+    home = Home(options.root, options.program)
     try:
         with FileLock(home.locks / "controller.lock", timeout=0):
             controller = Controller(home, (options.columns, options.rows))

@@ -24,7 +24,6 @@ from rich.text import Text
 
 from lab.home import Home
 from lab.slots import usable_cores
-from org.agents import base
 from org.session import FREE_BYTES
 from tasks import spec
 
@@ -34,7 +33,6 @@ TORCH_OLDEST = (2, 11)
 PYTHON_OLDEST = (3, 11)
 DISK_WARN_BYTES = 2_000_000_000
 PROBE_SECONDS = 20
-UNUSED = "nothing: agents of this version need neither CLI nor key"
 
 
 @dataclass(frozen=True)
@@ -157,9 +155,7 @@ def disk(place: Path) -> Check:
 def agent_cli(name: str) -> Check:
     """A coding agent's program on PATH; it is not run."""
     path = shutil.which(name)
-    cost = UNUSED
-    if name in base.BACKENDS:
-        cost = "" if path else f"agents with the backend {name} cannot start"
+    cost = "" if path else f"agents with the backend {name} cannot start"
     return Check(name, True if path else None, path or "not on PATH", cost)
 
 
@@ -168,9 +164,7 @@ def credential(owner: str, variable: str, login: Path) -> Check:
     places = [f"{variable} is set"] if os.environ.get(variable) else []
     if login.expanduser().is_file():
         places.append(f"{login} exists")
-    cost = UNUSED
-    if {"claude", "codex", "chat"} & set(base.BACKENDS):
-        cost = "" if places else f"agents that use {owner}'s models cannot start"
+    cost = "" if places else f"agents that use {owner}'s models cannot start"
     return Check(f"{owner} key or login", True if places else None, ", ".join(places) or "none", cost)
 
 

@@ -6,9 +6,11 @@ may be done twice: it looks first and does the smallest thing.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import re
+import secrets
 import shlex
 import signal
 import sys
@@ -18,15 +20,15 @@ from pathlib import Path
 from urllib.parse import quote
 
 import libtmux
+import psutil
 from libtmux.exc import LibTmuxException
 
 from lab.errors import UserError
-from lab.home import Home
+from lab.home import MAIN, Home
 from lab.process import Identity
-from org import layout, screenlog
+from org import layout, screenlog, strays
 from org.tmux import (
     COLOURS,
-    COMMAND_LIMIT,
     INSTALL,
     OLDEST,
     PLACEHOLDER,
@@ -34,16 +36,17 @@ from org.tmux import (
     Pane,
     Tmux,
     chain,
+    keys,
     options,
     version,
     word,
 )
-from org.tmux import size as command_size
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,30}\Z")
 ROLE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,40}\Z")
 BOARD = "board"
 """The agent name of the pane in window 0."""
+SCREENS_SECONDS = 0.5
 GRACE = 3.0
 """Seconds a process has to leave after its terminal is gone, before it is killed."""
 
@@ -52,8 +55,8 @@ tmux_version = version
 
 @dataclass(frozen=True)
 class PaneSpec:
-    """What one pane should run. `env` is added to the server's scrubbed environment; it passes through tmux's command
-    line, where other users of the machine can see it for an instant, so secrets belong in files."""
+    """What one pane should run. `env` is added to the server's scrubbed environment; it goes to tmux over standard input, where
+    no other user of the machine can see it."""
 
     agent: str
     role: str
@@ -78,6 +81,13 @@ class PaneState:
     """Copy mode or the like: keys typed now do not reach the agent."""
     started: float | None = None
     """When the process in the pane began, seconds since the epoch; None when it is gone."""
+    placeholder: bool = False
+    """The pane is there, what it is for was not started yet."""
+
+    @property
+    def untold(self) -> bool:
+        """It has ended, and tmux has not told how."""
+        return self.dead and self.exit_status is None and self.exit_signal is None
 
 
 class Grid:
@@ -94,8 +104,11 @@ class Grid:
         self.name = name
         self.home = home
         self.socket = f"orgctl-{name}"
-        self._tmux = Tmux(self.socket, home.root)
+        self._tmux = Tmux(self.socket, home.root if home.program == MAIN else home.org)
         self._server = libtmux.Server(socket_name=self.socket, config_file="/dev/null")
+        self._seen: list[str] = []
+        self._screens: dict[str, str] = {}
+        self._screens_at = -SCREENS_SECONDS
 
     # looking
 
@@ -113,7 +126,19 @@ class Grid:
         answer = self._tmux.look()
         if answer.kind == "unknown":
             return None
-        return {pane.agent: _state(pane) for pane in answer.panes if pane.agent}
+        seen = {pane.agent: _state(pane) for pane in answer.panes if pane.agent}
+        if any(pane.untold and _zombie(pane.pid) for pane in seen.values()):
+            self._let_it_reap()
+        self._seen = [pane.pane_id for pane in seen.values() if not pane.dead]
+        return seen
+
+    def _let_it_reap(self) -> None:
+        """Have the server look which of its children ended. One that ends while libutempter, within tmux, holds the handler of
+        SIGCHLD (tmux issue 311) stays a zombie, and nobody hears how it ended, until another child ends."""
+        server = self._tmux.run("display-message", "-p", "#{pid}").stdout.strip()
+        if server.isdigit():
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(int(server), signal.SIGCHLD)
 
     def clients_on(self, agent: str) -> float | None:
         """Seconds since somebody last typed while looking at this agent's pane; None when nobody is looking at it."""
@@ -131,6 +156,16 @@ class Grid:
         command += ["-S", str(-lines)] if lines else []
         text = self._tmux.must(*command).rstrip("\n")
         return "\n".join(text.split("\n")[-lines:]) if lines else text
+
+    def shown(self, pane: PaneState) -> str:
+        """The visible screen of a pane that was seen a moment ago; "" when it cannot be had. All screens come in one call, which
+        holds for half a second: a call for each agent would cost several times the rest of a look."""
+        if time.monotonic() - self._screens_at > SCREENS_SECONDS:
+            end = secrets.token_hex(8)
+            words = [word for one in self._seen for word in (["capture-pane", "-p", "-t", one], ["display-message", "-p", end])]
+            pieces = self._tmux.run(*chain(words)).stdout.split(f"{end}\n")[:-1]
+            self._screens, self._screens_at = dict(zip(self._seen, pieces, strict=False)), time.monotonic()
+        return self._screens.get(pane.pane_id, "")
 
     # acting
 
@@ -157,28 +192,43 @@ class Grid:
         if missing:
             self._place(missing, answer.panes, size)
             answer = self._mine()
-        started = []
-        for spec in specs:
-            pane = self._need(spec.agent, answer)
-            if pane.dead or pane.placeholder:
-                self.respawn(spec)
-                started.append(spec.agent)
-        return started
+        wanted = [spec for spec in specs if (pane := self._need(spec.agent, answer)).dead or pane.placeholder]
+        left = strays.begun(self.home) if wanted else {}
+        for spec in wanted:
+            self.respawn(spec, left.get(spec.agent, []))
+        return [spec.agent for spec in wanted]
 
-    def respawn(self, pane: PaneSpec) -> None:
-        """Start (again) what the pane should run, as its own process; what ran there before is gone afterwards."""
+    def respawn(self, pane: PaneSpec, left: list[psutil.Process] | None = None) -> None:
+        """Start (again) what the pane should run, as its own process; what ran there before is gone afterwards, with all that it
+        started (`left`, where that is known already)."""
         _check(pane)
+        left = strays.find(self.home, pane.agent) if left is None else left
         there = self._need(pane.agent)
         command = ["respawn-pane", "-k", "-t", there.pane_id, "-c", str(pane.cwd).replace("#", "##")]  # a format
         for key, value in pane.env.items():
-            command += ["-e", word(f"{key}={value}")]
+            command += ["-e", f"{key}={value}"]
         argv = pane.argv if len(pane.argv) > 1 else ["env", *pane.argv]  # a single word would go through a shell
-        command += ["--", *map(word, argv)]
-        if command_size(command) > COMMAND_LIMIT:
-            raise UserError(f"agent {pane.agent}: command over tmux's {COMMAND_LIMIT} bytes: put its text in a file")
         before = [] if there.dead else [Identity.of(there.pid)]
-        self._tmux.must(*command)
+        self._tmux.feed(*command, "--", *argv)
         _reap(before)
+        strays.end(left)
+
+    def paste(self, agent: str, text: str) -> None:
+        """Put a text into an agent's input, without Enter. Raises UserError when it has no pane."""
+        self._tmux.put(self._need(agent).pane_id, text)
+
+    def enter(self, agent: str) -> None:
+        """Press Enter in an agent's pane, with nothing in front of it."""
+        self._tmux.must("send-keys", "-t", self._need(agent).pane_id, "Enter")
+
+    def end(self, agent: str) -> None:
+        """End what runs in an agent's pane and all that it started; the pane stays and shows its last words."""
+        pane = self._need(agent)
+        process = None if pane.dead else Identity.of(pane.pid)
+        if process is not None:
+            process.signal_group(signal.SIGTERM)
+            _reap([process])
+        strays.end(strays.find(self.home, agent))
 
     def remove(self, agent: str) -> None:
         """Close an agent's pane and end what runs in it; nothing when there is none."""
@@ -188,6 +238,7 @@ class Grid:
         before = [] if pane.dead else [Identity.of(pane.pid)]
         self._tmux.run("kill-pane", "-t", pane.pane_id)
         _reap(before)
+        strays.end(strays.find(self.home, agent))
         self._arrange({pane.window_id})
 
     def label(self, labels: dict[str, str], states: dict[str, str] | None = None) -> None:
@@ -255,8 +306,8 @@ class Grid:
         return [*tmux, *chain([["attach-session", "-t", answer.panes[0].session_id], *select])]
 
     def log_to(self, agent: str, path: Path) -> None:
-        """Append all that the pane shows, escapes included, to `path` (two files of 4 MB at most); nothing if it is
-        so."""
+        """Append all that the pane shows, escapes included, to `path` (two files of 4 MB at most); nothing if it is so, or when its
+        process has ended: tmux refuses that."""
         pane = self._need(agent)
         target = quote(str(path), safe="/")
         there = self._tmux.run("show-options", "-pqv", "-t", pane.pane_id, "@log").stdout.strip()
@@ -264,11 +315,15 @@ class Grid:
             return
         writer = shlex.join([sys.executable, "-I", "-S", str(Path(screenlog.__file__).resolve()), str(path)])
         escaped = writer.replace("%", "%%").replace("#", "##")  # tmux expands both in this command
-        self._tmux.must("set-option", "-p", "-t", pane.pane_id, "@log", word(target))
-        self._tmux.must("pipe-pane", "-O", "-t", pane.pane_id, word(escaped))
+        done = self._tmux.run("pipe-pane", "-O", "-t", pane.pane_id, word(escaped))
+        if done.returncode == 0:
+            self._tmux.must("set-option", "-p", "-t", pane.pane_id, "@log", word(target))
+        elif not self._need(agent).dead:
+            raise UserError(f"tmux pipe-pane failed on {self.socket}: {done.stderr.strip()}: see `orgctl status`, then `orgctl up`")
 
     def kill(self) -> None:
-        """End the server and every process that was in a pane; nothing when it is down or another directory's."""
+        """End the server, every process that was in a pane and all that was started there; nothing when it is down or another
+        directory's."""
         answer = self._tmux.look()
         if answer.kind == "up":
             there = [Identity.of(pane.pid) for pane in answer.panes if not pane.dead]
@@ -277,6 +332,7 @@ class Grid:
             if Path(socket).name == self.socket:
                 Path(socket).unlink(missing_ok=True)  # tmux leaves the file of its dead socket behind
             _reap(there)
+            strays.end([process for left in strays.begun(self.home).values() for process in left])
 
     # making windows and panes
 
@@ -307,6 +363,7 @@ class Grid:
         columns, rows = str(size[0]), str(size[1] - 1)  # less the status line
         commands = [["start-server"], ["set-option", "-s", "-o", "@orgctl_home", word(self._tmux.mark)]]
         commands += [["set-option", "-q", *words] for words in options(self.name, f"{columns}x{rows}")]
+        commands += [["bind-key", *map(word, words)] for words in keys(self.home.root, self.home.program)]
         first = ["new-session", "-d", "-s", self.name, "-n", BOARD, "-x", columns, "-y", rows, "-c", "/", "--"]
         commands.append([*first, *PLACEHOLDER])
         for key, value in (("@agent", board.agent), ("@role", board.role)):
@@ -372,11 +429,17 @@ class Grid:
         self._tmux.batch(commands)
 
 
+def _zombie(pid: int) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    return False
+
+
 def _state(pane: Pane) -> PaneState:
     process = None if pane.dead else Identity.of(pane.pid)
     return PaneState(
         pane.agent, pane.role, pane.pane_id, pane.window, pane.pid, pane.dead,
-        pane.exit_status, pane.exit_signal, pane.in_mode, process.started if process else None,
+        pane.exit_status, pane.exit_signal, pane.in_mode, process.began() if process else None, pane.placeholder,
     )  # fmt: skip
 
 

@@ -14,11 +14,18 @@ from pathlib import Path
 import yaml
 
 from lab.errors import UserError
+from org.agents.lines import opened
+from org.written import PlainLoader
 
 SHIPPED = Path(__file__).resolve().parent.parent / "roles"
 """Lies beside the rooms in a source checkout and in an installed wheel alike."""
 CHIEF = "chief-scientist"
 """The role that promotes and orders confirmations where a design leaves that to a chief."""
+SKEPTIC = "skeptic"
+"""The role whose review a promotion waits for, where a design says `promotion: skeptic`."""
+RESEARCHERS = ("researcher", "solo", "autoresearch")
+"""Roles whose agents are called r1, r2, ..."""
+LIMIT_BYTES = 100_000
 HUMAN = "human"
 """The role of a seat that only a person fills."""
 
@@ -47,6 +54,8 @@ def load(name: str, path: Path) -> Role:
     """Read a role and its skills. Raises UserError naming the file when one is missing, unreadable or malformed."""
     raw = _read(path, f"role {name}")
     title, skills, text = _front_matter(path, raw)
+    if not text.strip():
+        raise UserError(f"{path}: says nothing: a role is told in words, as in {SHIPPED / 'researcher.md'}")
     files = {f"roles/{name}.md": raw}
     texts: dict[str, str] = {}
     for skill in skills:
@@ -59,10 +68,14 @@ def load(name: str, path: Path) -> Role:
 
 def _read(path: Path, what: str) -> bytes:
     try:
-        return path.read_bytes()
-    except OSError as error:
+        with opened(path) as handle:
+            found = handle.read(LIMIT_BYTES + 1)
+    except OSError as error:  # also for what is no file: a pipe would hold up who opens it for ever
         why = f"{path} cannot be read: {error.strerror}"
         raise UserError(f"{what}: {why}: write that file or choose another role") from error
+    if len(found) > LIMIT_BYTES:
+        raise UserError(f"{what}: {path} has more than {LIMIT_BYTES:,} bytes, all of which its agent would read each time: shorten it")
+    return found
 
 
 def _front_matter(path: Path, raw: bytes) -> tuple[str, list[str], str]:
@@ -77,10 +90,12 @@ def _front_matter(path: Path, raw: bytes) -> tuple[str, list[str], str]:
     if not found:
         raise UserError(f"{path}: the front matter has no closing line `---`: add one")
     try:
-        fields = yaml.safe_load(head) or {}
+        fields = yaml.load(head, PlainLoader) or {}
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 2 if error.problem_mark else 1
         raise UserError(f"{path}: line {line}: malformed YAML in the front matter: {error.problem}") from error
+    except (yaml.YAMLError, RecursionError) as error:
+        raise UserError(f"{path}: malformed YAML in the front matter: write `title` and `skills` only") from error
     if not isinstance(fields, dict) or not set(fields) <= {"title", "skills"}:
         raise UserError(f"{path}: the front matter may hold `title` and `skills` only")
     title, skills = fields.get("title", ""), fields.get("skills") or []

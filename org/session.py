@@ -13,18 +13,21 @@ import platform
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lab.errors import UserError
 from lab.files import read_json, write_atomic
-from lab.home import Home
+from lab.home import MAIN, Home
 from lab.ledger import Ledger
 from lab.prepare import prepare
-from lab.records import View
+from lab.runspec import read_manifest
 from lab.slots import Slot, discover
+from lab.state import View
 from org import design as designs
+from org import programs, prompt, role
 from org.agents import base
+from org.swap import Swap, rebacked
 from tasks import spec
 from worktrees.repo import Repo
 
@@ -42,35 +45,62 @@ class Wish:
     name: str | None = None
     backend: str | None = None
     slots: int | None = None
-    roles: dict[str, Path] | None = None
+    roles: dict[str, str] = field(default_factory=dict)
+    """Agent or role -> file of another prompt."""
+    backends: dict[str, str] = field(default_factory=dict)
+    """Agent or role -> backend, besides `backend` for all."""
+    library: list[Path] | None = None
+    """Folders of papers and Markdown; a session that is there has them added to its own."""
+    program: str = MAIN
+
+    def swap(self, session: designs.Session) -> Swap:
+        """What of it changes an organisation that is there: settings and budgets too, when its design is named again."""
+        design, settings, budget = session.design, {}, None
+        everybody = {one.name: self.backend for one in design.agents if self.backend and one.role != role.HUMAN}
+        if self.design is not None:
+            again = designs.load(self.design, session.slots)
+            before = {one.name: one.settings for one in design.agents}
+            settings = {one.name: dict(one.settings) for one in again.agents if one.settings != before[one.name]}
+            budget = again.process.budget.model_dump() if again.process.budget != design.process.budget else None
+        return Swap(self.roles, {**everybody, **self.backends}, settings, budget)
 
 
-def exists(root: Path) -> bool:
-    return (root / ".org" / "org.yaml").is_file()
+def exists(root: Path, program: str = MAIN) -> bool:
+    return Home(root, program).settings.is_file()
 
 
-def found(root: Path, wish: Wish) -> Home:
-    """Make `root` the home of a new session. Raises UserError (nothing is left half-made) for anything that cannot work."""
+def found(root: Path, wish: Wish, say: Callable[[str], None] = lambda line: None) -> Home:
+    """Make `root` the home of a new session. `say` hears what the backend `auto` has chosen. Raises UserError (nothing is left
+    half-made) for anything that cannot work."""
     root = root.resolve()
     name = name_for(root, wish)
     task = spec.load(wish.task or "nanochat", wish.scale)
     folder = spec.folder(wish.task or "nanochat")
     files = spec.workspace_files(task, folder)
-    slots = discover(task.scale.device, wish.slots, task.scale.gpus)
-    design = designs.load(wish.design or "chief", len(slots), wish.backend, wish.roles)
+    library = shelves(wish)
+    home = Home(root, wish.program)
+    first, slots = programs.slots(home, task, wish.slots)
+    programs.check_name(home, name)
+    own = {name: Path(file).expanduser().resolve() for name, file in wish.roles.items()}
+    known = role.find() | own
+    design = rebacked(designs.load(wish.design or "chief", len(slots), wish.backend, known, say), wish.backends, say)
+    for whose in own:
+        if not any(one.role == whose for one in design.agents):
+            raise UserError(f"--role {whose}=...: no agent of the design {design.name} has this role: {_roles_of(design)}")
     for agent in design.agents:
-        missing = base.load(agent.backend).missing()
+        missing = base.load(agent.backend).missing(dict(agent.settings))
         if missing:
             raise UserError(f"backend {agent.backend} cannot start: {missing}")
+    roles = [role.load(name, known[name]) for name in dict.fromkeys(agent.role for agent in design.agents)]
     _disk(root)
-    home = Home(root)
     if home.ledger.exists():
         raise UserError(f"{home.org} holds a ledger but no org.yaml: restore it from .git/orgctl or {home.org}, or use another directory")
     fresh = not root.exists()
     begun = not fresh and Repo.here(root)
     try:
-        repo = _repository(root, files, task)
-        _lay_down(home, repo, task, designs.Session.begin(design, name, str(folder), task.scale.name, len(slots)), slots)
+        repo = _repository(root, files, task, wish.program)
+        begins = designs.Session.begin(design, name, str(folder), task.scale.name, len(slots), library)
+        _lay_down(home, repo, task, begins.model_copy(update={"first": first}), slots, roles)
     except BaseException:
         shutil.rmtree(home.org, ignore_errors=True)
         if not begun:
@@ -79,9 +109,17 @@ def found(root: Path, wish: Wish) -> Home:
     return home
 
 
-def _lay_down(home: Home, repo: Repo, task: spec.Task, session: designs.Session, slots: list[Slot]) -> None:
+def _roles_of(design: designs.Design) -> str:
+    return "choose one of " + ", ".join(dict.fromkeys(one.role for one in design.agents))
+
+
+def _lay_down(
+    home: Home, repo: Repo, task: spec.Task, session: designs.Session, slots: list[Slot], roles: list[role.Role]
+) -> None:
     """Everything under `.org`; org.yaml last."""
     home.make()
+    for one in roles:
+        prompt.pin(home, one)
     commit = repo.trunk()
     hashes = {}
     for path in task.protected:
@@ -91,6 +129,8 @@ def _lay_down(home: Home, repo: Repo, task: spec.Task, session: designs.Session,
     write_atomic(home.task, task.model_dump_json(indent=1))
     if task.scale.next:
         write_atomic(home.next_task, spec.load(session.task, task.scale.next).model_dump_json(indent=1))
+    if not session.design.process.messages:
+        write_atomic(home.comms / "closed", "The org design says `messages: false`: agents do not write to each other.\n")
     ledger = Ledger(home.ledger, create=True)
     first = {
         "name": session.name,
@@ -98,7 +138,7 @@ def _lay_down(home: Home, repo: Repo, task: spec.Task, session: designs.Session,
         "scale": task.scale.name,
         "org_hash": session.hash,
         "design": session.design.name,
-        "program": "main",
+        "program": home.program,
         "slots": len(slots),
         "device": slots[0].device,
         "protected": hashes,
@@ -127,7 +167,7 @@ def _undo(root: Path, files: list[str], fresh: bool) -> None:
 
 def reopen(root: Path, wish: Wish) -> Home:
     """The session that lives in `root`. Raises UserError when the wish contradicts what it was founded with."""
-    home = Home(root.resolve())
+    home = Home(root.resolve(), wish.program)
     session = designs.read(home)
     asked = {"scale": wish.scale, "name": wish.name, "slots": wish.slots}
     have = {"scale": session.scale, "name": session.name, "slots": session.slots}
@@ -140,20 +180,34 @@ def reopen(root: Path, wish: Wish) -> Home:
         raise UserError(
             f"{root} already holds a session of the task {session.task}: start another task in another directory"
         )
-    if wish.design is not None or wish.backend is not None or wish.roles is not None:
-        design = designs.load(wish.design or session.design.name, session.slots, wish.backend, wish.roles)
-        if design.hash() != session.hash:
+    if wish.design is not None:
+        design = designs.load(wish.design, session.slots)
+        if design.shape() != session.design.shape():
             raise UserError(
                 f"{root} already holds a session of another organisation (design {session.design.name}, hash {session.hash[:8]}; "
-                f"asked for {design.name}, {design.hash()[:8]}): start it in another directory"
+                f"asked for {design.name}): start it in another directory"
             )
     _disk(root)
     home.make()
+    if new := [folder for folder in shelves(wish) if folder not in session.library]:
+        designs.write(home, session.model_copy(update={"library": [*session.library, *new]}))
     return home
 
 
+def shelves(wish: Wish) -> list[str]:
+    """The library that was asked for, as absolute paths. Raises UserError for what is no folder."""
+    for folder in wish.library or []:
+        if not folder.is_dir():
+            raise UserError(f"--library {folder}: there is no such folder")
+    return list(dict.fromkeys(str(folder.resolve()) for folder in wish.library or []))
+
+
 def ready_data(home: Home, say: Callable[[str], None]) -> None:
-    """Build the task's data once, and write its hashes down; quick when it is there."""
+    """Build the task's data once, and write its hashes down; quick when it is there.
+
+    Data that were lost and are prepared again here may have another manifest, since it names absolute paths: with the hashes on record
+    it is pinned anew, with an alarm. Raises UserError for any other data than those on record.
+    """
     task = spec.Task.model_validate_json(home.task.read_text())
     if not task.prepare:
         return
@@ -161,20 +215,25 @@ def ready_data(home: Home, say: Callable[[str], None]) -> None:
     try:
         view = View(ledger)
         view.refresh()
-        manifest = read_json(home.data / "manifest.json")
-        if manifest is None or not view.state.session.get("hashes"):
+        made, lost = None, read_json(home.data / "manifest.json") is None
+        if lost or not view.state.session.get("hashes"):
             say(f"preparing the data of task {task.name}, once")
             began = time.monotonic()
-            manifest = prepare(task, home.protected, home.data, home.org / "prepare.log", view.state.session["protected"])
+            made = prepare(task, home.protected, home.data, home.org / "prepare.log", view.state.session["protected"])
             say(f"data ready in {time.monotonic() - began:.0f} s")
+        manifest, now = read_manifest(home.data)
         hashes = {key: value for key, value in manifest.items() if isinstance(value, str)}
-        before = view.state.session.get("hashes") or {}
-        if before and before != hashes:
+        before, pinned = view.state.session.get("hashes") or {}, view.state.session.get("manifest")
+        anew = lost and manifest == made and before == hashes and pinned not in (None, now)
+        if before and (before != hashes or pinned not in (None, now)) and not anew:
             raise UserError(
-                f"{home.data} is not the data this session began with (hashes differ): restore it, or begin a new session"
+                f"{home.data} is not the data this session began with (hashes differ): restore it, or remove it to have it prepared again"
             )
-        if not before:
-            ledger.append("session", {"hashes": hashes})
+        if not before or pinned is None:
+            ledger.append("session", {"hashes": hashes, "manifest": now})
+        elif anew:
+            text = f"{home.data} was gone and has been prepared again: the same hashes, and another manifest, which is pinned from now on"
+            ledger.append_all([("session", "", {"hashes": hashes, "manifest": now}), ("alarm", "data", {"text": text})])
     finally:
         ledger.close()
 
@@ -182,21 +241,22 @@ def ready_data(home: Home, say: Callable[[str], None]) -> None:
 def slots_of(home: Home, session: designs.Session) -> list[Slot]:
     """The slots of a session on this machine."""
     task = spec.Task.model_validate_json(home.task.read_text())
-    return discover(task.scale.device, session.slots, task.scale.gpus)
+    return programs.own(discover(task.scale.device, session.first + session.slots, task.scale.gpus), session.first)
 
 
 def name_for(root: Path, wish: Wish) -> str:
     """The name of the session in `root`: what it has, else what is asked for, else the folder's name made fit."""
-    if exists(root):
-        return designs.read(Home(root)).name
+    if exists(root, wish.program):
+        return designs.read(Home(root, wish.program)).name
     if wish.name is not None:
         try:
             return designs.check_name(wish.name)
         except ValueError as error:
             raise UserError(f"--name: {error}") from error
     kept = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in root.name.lower()).strip("-")
-    kept = kept.lstrip("0123456789-")[:24].rstrip("-")
-    return kept or "org"
+    ending = "" if wish.program == MAIN else f"-{wish.program}"
+    kept = kept.lstrip("0123456789-")[: 24 - len(ending)].rstrip("-")
+    return (kept or "org") + ending
 
 
 def _version(package: str) -> str:
@@ -215,18 +275,18 @@ def _disk(root: Path) -> None:
         )
 
 
-def _repository(root: Path, files: dict[str, bytes], task: spec.Task) -> Repo:
+def _repository(root: Path, files: dict[str, bytes], task: spec.Task, program: str) -> Repo:
     """A new research repository in an empty folder, or one that is there: clean, not bare, holding the task's files."""
     if root.exists() and not root.is_dir():
         raise UserError(f"{root} is a file: give an empty directory")
     if (root / "orgctl.py").is_file() and (root / "lab").is_dir():
         raise UserError(f"{root} is orgctl's own source: `mkdir research && cd research && orgctl up`")
     if Repo.here(root):
-        repo = Repo(root)
+        repo = Repo(root, program)
         if repo.has_commits():
             repo.adopt([*task.editable, *task.protected])
             return repo
     strangers = [item.name for item in root.iterdir() if item.name not in (".git", ".org")] if root.is_dir() else []
     if strangers:
         raise UserError(f"{root} is not empty (it has {sorted(strangers)[0]}): run `orgctl up` in an empty directory")
-    return Repo.create(root, files, f"The task {task.name} as shipped")
+    return Repo.create(root, files, f"The task {task.name} as shipped", program)

@@ -9,26 +9,36 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from typing import Any
 
+import psutil
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lab import areas
 from lab.account import spent
+from lab.errors import UserError
 from lab.files import read_json
 from lab.home import Home
 from lab.ledger import Ledger
 from lab.process import Identity
-from lab.records import Run, State, View
-from lab.text import clean
-from org.agents.base import read_events
-from org.events import figure, subject_of
+from lab.records import Run
+from lab.state import State, View
+from lab.text import clean, deviations, figure
+from org import cost
+from org import design as designs
+from org.agents.base import Seat, Told, load
+from org.agents.cli import trying
+from org.agents.event import known, read_events
+from org.events import subject_of
 from org.grid import BOARD, Grid, PaneState
 
 STYLES = {
     "starting": "yellow", "working": "green", "waiting": "cyan", "idle": "bright_black", "paused": "yellow",
+    "needs_person": "bold orange1", "rate_limited": "yellow",
     "taken_over": "magenta", "dead": "red", "failed": "bold red", "unknown": "bright_black",
 }  # fmt: skip
 OPEN = ("proposed", "queued", "running", "nominated", "confirming")
@@ -44,18 +54,36 @@ class AgentStatus:
 
     agent: str
     state: str
-    """starting, working, waiting, idle, paused, taken_over, dead (left or no pane), failed (ended badly), unknown"""
+    """What it said (`org.agents.event.STATES`), or taken_over, dead (left or no pane), failed (ended badly), unknown."""
     since: float | None
     text: str
     experiment: str | None
+    until: float | None = None
+    """When a rate limit ends, in seconds since the epoch; None where that is not known."""
+
+
+def in_words(state: str, until: float | None, now: float) -> str:
+    """A state as people read it: with the time until which a rate limit holds, where that is known (seconds since the epoch)."""
+    words = state.replace("_", " ")
+    if state != "rate_limited" or until is None:
+        return words
+    form = "%H:%M:%S" if until - now < 3600 else "%H:%M" if until - now < 86400 else "%d %b %H:%M"
+    return f"{words} until {time.strftime(form, time.localtime(until))}"
 
 
 def derive(
-    agent: str, pane: PaneState | None, looked: bool, events: list[dict[str, Any]], state: State, now: float
+    agent: str,
+    pane: PaneState | None,
+    looked: bool,
+    events: list[dict[str, Any]],
+    state: State,
+    now: float,
+    told: Told | None = None,
 ) -> AgentStatus:
-    """An agent's status. Order of trust: the process, a person's intervention, the agent's own last word in this life.
+    """An agent's status. Order of trust: the process, a person's intervention, what its backend reads in its records, the agent's
+    own last word in this life.
 
-    `looked`: False when tmux could not be asked, which makes the answer unknown. `events`: its last hook events, oldest
+    `looked`: False when tmux could not be asked, which makes the answer unknown. `events`: its last events, oldest
     first; those written before the process in the pane began belong to an earlier life and count for nothing.
     """
     experiment = _under_way(agent, state)
@@ -67,6 +95,8 @@ def derive(
     if pane is None:
         return AgentStatus(agent, "dead", when, "has no pane", experiment)
     if pane.dead:
+        if last and last["state"] == "paused" and last.get("ended"):  # by the process, for a spent budget: no fault of its own
+            return AgentStatus(agent, "paused", when, said, experiment)
         if pane.exit_signal:
             return AgentStatus(agent, "failed", when, f"killed by {pane.exit_signal}", experiment)
         if pane.exit_status:
@@ -74,17 +104,25 @@ def derive(
         return AgentStatus(agent, "dead", when, "left", experiment)
     if agent in state.taken_over:
         return AgentStatus(agent, "taken_over", when, said or "a person has this pane", experiment)
+    if told is not None:
+        return _waiting(AgentStatus(agent, told.state, told.since, clean(told.text), experiment, told.until), state)
     if last is None or (pane.started is not None and last["time"] < pane.started - CLOCK_SLACK):
         return AgentStatus(agent, "starting", pane.started, "has said nothing yet", experiment)
-    told = str(last["state"])
-    if told not in STYLES or told in ("dead", "failed", "unknown"):
-        text = "said that it stopped, but its process lives" if told == "stopped" else f"says {clean(told, 30)!r}"
+    word = str(last["state"])
+    if word not in STYLES or word in ("dead", "failed", "unknown"):
+        text = "said that it stopped, but its process lives" if word == "stopped" else f"says {clean(word, 30)!r}"
         return AgentStatus(agent, "unknown", when, text, experiment)
-    mine = [run for run in state.open.values() if run.agent == agent]
-    if told == "idle" and mine:
-        run = mine[0]
-        return AgentStatus(agent, "waiting", run.started or run.queued, f"{run.id} is {run.status}", experiment)
-    return AgentStatus(agent, told, when, said, experiment)
+    until = last.get("until")
+    until = float(until) if isinstance(until, int | float) else None
+    return _waiting(AgentStatus(agent, word, when, said, experiment, until), state)
+
+
+def _waiting(status: AgentStatus, state: State) -> AgentStatus:
+    """An idle agent with a run under way waits for it."""
+    run = next((run for run in state.open.values() if run.agent == status.agent), None)
+    if status.state != "idle" or run is None:
+        return status
+    return replace(status, state="waiting", since=run.started or run.queued, text=f"{run.id} is {run.status}")
 
 
 def _since(events: list[dict[str, Any]], now: float) -> float | None:
@@ -189,11 +227,48 @@ def slots(home: Home, state: State, now: float) -> list[dict[str, Any]]:
     return rows
 
 
+def look(
+    home: Home, seat: Seat | None, agent: str, pane: PaneState | None, looked: bool, state: State, now: float, grid: Grid | None = None
+) -> AgentStatus:
+    """One agent's status now, from its events and its backend's records; with a `grid` also from what its screen alone tells, of one
+    that is at work by its records: an error after which it tries again."""
+    told = None
+    if seat is not None and pane is not None and not pane.dead:
+        try:
+            backend = load(seat.backend)
+            told = backend.told(seat, pane.pid)
+            if grid is not None and told is not None and told.state == "working" and backend.typed:
+                told = trying(told, backend.retry(grid.shown(pane)), now)
+            if told is not None and told.until is not None and not known(told.until):
+                told = replace(told, until=None)  # no clock shows it
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, ImportError, psutil.Error) as error:
+            told = Told("unknown", None, f"the records of {seat.backend} cannot be read ({type(error).__name__})")
+    return derive(agent, pane, looked, read_events(home, agent, 20), state, now, told)
+
+
+def seats_of(home: Home) -> dict[str, Seat]:
+    """Every agent's seat by name; empty while there is no valid session."""
+    try:
+        changed = home.settings.stat().st_mtime_ns
+    except OSError:
+        return {}
+    return _seats(home, changed)
+
+
+@lru_cache(maxsize=8)
+def _seats(home: Home, changed: int) -> dict[str, Seat]:
+    try:
+        return {seat.agent: seat for seat in designs.read(home).design.seats(home)}
+    except UserError:
+        return {}
+
+
 def agents(home: Home, grid: Grid | None, state: State, now: float) -> list[dict[str, Any]]:
-    """Every agent that has a pane or a folder: AgentStatus as a dictionary, with `role` ("" without a pane) and
-    `pane`."""
+    """Every agent that has a pane or a folder: AgentStatus as a dictionary, with `role` ("" without a pane), `backend`, `pane` and
+    `cost` (`org.cost.read`)."""
     panes = grid.observe() if grid else None
     seated = [name for name in panes or {} if name != BOARD]
+    seats = seats_of(home)
     try:
         folders = sorted(path.name for path in home.agents.iterdir() if path.is_dir())
     except OSError:
@@ -201,8 +276,16 @@ def agents(home: Home, grid: Grid | None, state: State, now: float) -> list[dict
     found = []
     for name in dict.fromkeys([*seated, *folders]):
         pane = (panes or {}).get(name)
-        status = derive(name, pane, panes is not None, read_events(home, name, 20), state, now)
-        found.append({**asdict(status), "role": pane.role if pane else "", "pane": pane.pane_id if pane else None})
+        status = look(home, seats.get(name), name, pane, panes is not None, state, now, grid)
+        found.append(
+            {
+                **asdict(status),
+                "role": pane.role if pane else "",
+                "backend": seats[name].backend if name in seats else "",
+                "pane": pane.pane_id if pane else None,
+                "cost": cost.read(home, name),
+            }
+        )
     return found
 
 
@@ -237,6 +320,7 @@ def believed(state: State) -> dict[str, Any]:
         "experiments": dict(state.tally().most_common()),
         "runs": dict((state.ends + Counter(run.status for run in state.open.values())).most_common()),
         "alarms": [clean(text, 300) for text in state.alarms[-5:]],
+        "ideas": [f"{one.id} {clean(one.hypothesis, 100)}" for one in areas.ideas(state)],
         "unsealed": clean(state.unsealed, 200),
     }
 
@@ -301,7 +385,7 @@ def best_text(best: dict[str, Any] | None) -> str:
         return "nothing confirmed yet"
     parts = [figure(best["value"])]
     if best["percent"] is not None:
-        parts.append(f"{best['percent']:+.2f} %" + (f", {best['sigmas']:.1f} sigma" if best["sigmas"] else ""))
+        parts.append(f"{best['percent']:+.2f} %" + (f", {deviations(best['sigmas'])} sigma" if best["sigmas"] else ""))
     if not best["measured"]:
         parts.append("(its own bank is being measured)")
     return "  ".join([*parts, f"{best['experiment']} {best['agent']}", best["what"]])
@@ -312,7 +396,7 @@ def render(found: dict[str, Any], console: Console | None = None) -> None:
     console = console or Console(highlight=False)
     if not console.is_terminal:
         console.width = max(console.width, 160)  # a file has no edge to wrap at
-    session, task = found["session"], found["task"]
+    session, task, now = found["session"], found["task"], time.time()
     alive = found["controller"]["alive"]
     head = Text.assemble((clean(session["name"]), "bold"), f"  {task['title']}  scale {task['scale']}  ")
     if alive:
@@ -329,12 +413,19 @@ def render(found: dict[str, Any], console: Console | None = None) -> None:
     for row in found["slots"]:
         console.print(Text(f"slot {row['slot']}  {slot_text(row)}"))
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("agent", "role", "state", "experiment", "what it says"):
+    spent = cost.total({row["agent"]: row.get("cost") for row in found["agents"]})
+    columns = ["agent", "role", "state", "experiment", *(["cost"] if spent else []), "what it says"]
+    for column in columns:
         table.add_column(column, no_wrap=column != "what it says")
     for row in found["agents"]:
-        state = Text(row["state"].replace("_", " "), STYLES.get(row["state"], ""))
-        table.add_row(row["agent"], row["role"], state, row["experiment"] or "", Text(row["text"]))
+        state = Text(in_words(row["state"], row.get("until"), now), STYLES.get(row["state"], ""))
+        used = [cost.said(row.get("cost"))] if spent else []
+        table.add_row(row["agent"], row["role"], state, row["experiment"] or "", *used, Text(row["text"]))
     console.print(table)
+    if spent:
+        console.print(Text(f"cost      {spent}"))
+    for text in found["ideas"]:
+        console.print(Text(f"idea of a person, unanswered  {text}", "yellow"))
     if found["unsealed"]:
         console.print(Text(f"unsealed  {found['unsealed']}", "yellow"))
     for text in found["alarms"]:

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, unquote
 
 from lab.errors import UserError
+from org.agents.base import path
 
 OLDEST = (3, 2)
 TIMEOUT = 10.0
@@ -29,7 +32,7 @@ INSTALL = "install it (Debian: apt-get install tmux, macOS: brew install tmux)"
 
 COLOURS = {
     "starting": "yellow", "working": "green", "waiting": "cyan", "idle": "colour245", "paused": "yellow",
-    "taken_over": "magenta", "dead": "red", "failed": "red", "unknown": "colour245",
+    "needs_person": "colour208", "rate_limited": "yellow", "taken_over": "magenta", "dead": "red", "failed": "red", "unknown": "colour245",
 }  # fmt: skip
 """Colour of the dot on a pane's border, by the agent's state."""
 
@@ -53,20 +56,15 @@ def version() -> tuple[int, int] | None:
 
 
 def base_environment() -> dict[str, str]:
-    """The environment of the whole server: nothing of the user's but what a terminal program needs.
-
-    PATH starts with the folder of this interpreter, so that `orgctl` inside a pane is the one that opened it.
-    """
+    """The environment of the whole server: nothing of the user's but what a terminal program needs."""
     mine = os.environ
-    here = str(Path(sys.executable).parent)
-    path = [here, *(part for part in mine.get("PATH", os.defpath).split(os.pathsep) if part and part != here)]
     language = next((mine[name] for name in ("LC_ALL", "LC_CTYPE", "LANG") if mine.get(name)), "")
     if not language.lower().replace("-", "").endswith("utf8"):
         language = "en_US.UTF-8" if sys.platform == "darwin" else "C.UTF-8"
     kept = {key: mine[key] for key in ("HOME", "USER", "LOGNAME", "SHELL", "TZ", "TMUX_TMPDIR") if mine.get(key)}
     kept.setdefault("HOME", str(Path.home()))
     kept["TERM"] = mine.get("TERM") or "xterm-256color"
-    return {**kept, "PATH": os.pathsep.join(path), "LANG": language, "LC_ALL": language}
+    return {**kept, "PATH": path(), "LANG": language, "LC_ALL": language}
 
 
 def pane_terminal() -> str:
@@ -89,7 +87,7 @@ def options(name: str, default_size: str) -> list[list[str]]:
             "update-environment": "", "renumber-windows": "off", "set-titles": "off", "status-interval": "5",
             "status-style": "bg=colour236,fg=colour250", "status-left-length": "60", "status-right-length": "80",
             "status-left": f"#[bg=colour31,fg=colour231,bold] orgctl · {name} #[default] ",
-            "status-right": "#[fg=colour245]^b z zoom · ^b n next · ^b d leave it running · #[fg=colour250]%H:%M ",
+            "status-right": "#[fg=colour245]^b z zoom · ^b n next · ^b t take over · ^b d leave it running · #[fg=colour250]%H:%M ",
         },
         "-gw": {
             "pane-base-index": "0", "remain-on-exit": "on", "window-size": "latest", "aggressive-resize": "off",
@@ -100,6 +98,14 @@ def options(name: str, default_size: str) -> list[list[str]]:
         },
     }  # fmt: skip
     return [[scope, key, value] for scope, options in wanted.items() for key, value in options.items()]
+
+
+def keys(root: Path, program: str) -> list[list[str]]:
+    """Our key bindings as arguments of bind-key: Ctrl-b t takes the pane over that one looks at, or gives it back."""
+    here = shlex.quote(str(root)).replace("#", "##")
+    env = f"ORGCTL_HOME={here} ORGCTL_PROGRAM={program}"
+    take = f"said=$({env} orgctl takeover --toggle '#{{@agent}}' 2>&1 | tail -n 1); tmux display-message -d 4000 \"$said\""
+    return [["-T", "prefix", "t", "run-shell", "-b", take]]
 
 
 def word(text: str) -> str:
@@ -232,6 +238,36 @@ class Tmux:
             why = done.stderr.strip() or f"return code {done.returncode}"
             raise UserError(f"tmux {words[0]} failed on {self.socket}: {why}: see `orgctl status`, then `orgctl up`")
         return done.stdout
+
+    def feed(self, *words: str) -> None:
+        """A command that has to work, over standard input: no length limit, and nobody sees it in a list of processes.
+        Raises UserError with tmux's own words."""
+        line = shlex.join(words) + "\n"
+        command = ["tmux", "-u", "-f", "/dev/null", "-L", self.socket, "source-file", "-"]
+        try:
+            done = subprocess.run(
+                command, input=line.encode(), capture_output=True, timeout=TIMEOUT, check=False, env=base_environment(), cwd="/"
+            )
+        except subprocess.TimeoutExpired as error:
+            raise UserError(f"tmux {words[0]} failed on {self.socket}: no answer in {TIMEOUT:.0f} s") from error
+        except OSError as error:
+            raise UserError(f"tmux cannot be started ({error.strerror}): {INSTALL}") from error
+        if done.returncode:
+            why = done.stderr.decode("utf-8", "replace").strip() or f"return code {done.returncode}"
+            raise UserError(f"tmux {words[0]} failed on {self.socket}: {why}: see `orgctl status`, then `orgctl up`")
+
+    def put(self, pane: str, text: str) -> None:
+        """Paste a text into a pane, as a terminal would: in brackets where the program asks for them. No Enter follows.
+        Raises UserError when the pane is gone."""
+        buffer = f"orgctl-{os.getpid()}-{time.monotonic_ns()}"
+        command = ["tmux", "-u", "-f", "/dev/null", "-L", self.socket]
+        loaded = subprocess.run(
+            [*command, "load-buffer", "-b", buffer, "-"], input=text.encode(), capture_output=True, timeout=TIMEOUT, check=False,
+            env=base_environment(), cwd="/",
+        )  # fmt: skip
+        if loaded.returncode:
+            raise UserError(f"tmux load-buffer failed on {self.socket}: {loaded.stderr.decode('utf-8', 'replace').strip()}")
+        self.must("paste-buffer", "-p", "-r", "-d", "-b", buffer, "-t", pane)
 
     def batch(self, commands: list[list[str]]) -> None:
         """Several commands in as few calls as tmux's limit allows. A pane that just went spoils the rest of its

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,12 +19,21 @@ import pytest
 
 from lab.home import Home
 from lab.ledger import Ledger
-from lab.records import State, fold
+from lab.state import State, fold
 from org import daemon
 
 TOY = Path(__file__).parent / "toytask"
 ORGCTL = [sys.executable, "-I", "-c", "import orgctl; orgctl.main()"]
 T = TypeVar("T")
+FAILED = pytest.StashKey[bool]()
+
+
+def end_server(tmux: Callable[..., str]) -> None:
+    """End the tmux server that `tmux` speaks to, and remove its socket: tmux leaves the file behind."""
+    socket = tmux("display-message", "-p", "#{socket_path}").strip()
+    tmux("kill-server")
+    if socket:
+        Path(socket).unlink(missing_ok=True)
 
 
 def until(look: Callable[[], T], what: str, seconds: float = 60.0) -> T:
@@ -36,6 +46,17 @@ def until(look: Callable[[], T], what: str, seconds: float = 60.0) -> T:
         if time.monotonic() > deadline:
             pytest.fail(f"waited {seconds:.0f} s in vain: {what}")
         time.sleep(0.05)
+
+
+def files_with(folder: Path, secret: str) -> list[Path]:
+    """The files below a folder in which a secret lies. What goes away meanwhile, in an organisation that goes on, is passed over."""
+    found = []
+    for at, _, names in os.walk(folder):
+        for path in (Path(at, name) for name in names):
+            with contextlib.suppress(FileNotFoundError):
+                if path.is_file() and secret.encode() in path.read_bytes():
+                    found.append(path)
+    return found
 
 
 @dataclass
@@ -94,14 +115,28 @@ def clean_env(tmp_path: Path) -> dict[str, str]:
     return {"PATH": os.environ["PATH"], "HOME": str(home), "LANG": "C.UTF-8", "TERM": "xterm-256color", "SHELL": "/bin/sh"}
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.when == "call":
+        item.stash[FAILED] = report.failed
+    return report
+
+
 @pytest.fixture
-def org(tmp_path: Path, clean_env: dict[str, str]) -> Iterator[Org]:
-    """An empty folder in which an organisation may be started; stopped and killed afterwards."""
+def org(tmp_path: Path, clean_env: dict[str, str], request: pytest.FixtureRequest) -> Iterator[Org]:
+    """An empty folder in which an organisation may be started; stopped and killed afterwards. Of a test that failed, what the
+    organisation looked like stands in the report."""
     root = tmp_path / "research"
     root.mkdir()
     one = Org(root, f"t{uuid.uuid4().hex[:10]}", clean_env)
     yield one
     if (root / ".org" / "org.yaml").exists():
+        if request.node.stash.get(FAILED, False):
+            for command in ("status",), ("exp", "list"):
+                print(subprocess.run([*ORGCTL, *command], cwd=root, env=clean_env, capture_output=True, text=True).stdout[-4000:])
+            for path in [one.home.org / "controller.log", *one.home.agents.glob("*/events.jsonl")]:
+                print(path, path.read_text()[-1500:], sep="\n")
         done = subprocess.run([*ORGCTL, "down"], cwd=root, env=clean_env, capture_output=True, text=True, timeout=120)
         identity = daemon.alive(one.home)
         if identity:  # else it would seat everybody again

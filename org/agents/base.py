@@ -1,28 +1,34 @@
-"""The protocol that every backend fulfils, the seat an agent sits in, and the hook events it leaves behind.
+"""The protocol that every backend fulfils, and the seat an agent sits in.
 
-A backend answers: what to start in the pane, whether it can start here at all, and whether it spends somebody's money. How an
-agent is doing is read from its hook events (`events.jsonl`) by `org.status`, never asked.
+A backend answers: what to start in the pane, whether it can start here, what its own records say of its state and cost, and
+whether a wake line may be typed into its pane. What an agent says of itself is in its events (`org.agents.event`).
 """
 
 from __future__ import annotations
 
 import importlib
-import json
+import importlib.metadata
 import os
-import time
+import re
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from lab.home import Home
 
-BACKENDS = ("sweep", "shell")
+SHIPPED = ("claude", "codex", "chat", "sweep", "shell")
 """Modules of this package that hold a `BACKEND`."""
+ENTRY_POINTS = "orgctl.backends"
+"""Group under which another package offers a backend: name -> an object that fulfils `Backend`."""
+ESCAPES = re.compile(r"\x1b(?:\[[0-9;:?]*[A-Za-z]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[()][A-Z0-9])")
+AUTO = ("claude", "codex", "chat", "sweep")
+"""What `--backend auto` tries, best first."""
 
 
 @dataclass(frozen=True)
 class Seat:
-    """One agent's place: who, where, on which slot."""
+    """One agent's place: who, where, on which slot. `settings` come from the design and are the backend's own."""
 
     home: Home
     agent: str
@@ -37,95 +43,169 @@ class Seat:
 
     @property
     def folder(self) -> Path:
+        """Everything about this agent that is no experiment: events, settings of its CLI, transcript, cost."""
         return self.home.agents / self.agent
+
+    @property
+    def cwd(self) -> Path:
+        """Where it works: its worktree, or the research repository for an agent without a slot."""
+        return self.worktree if self.slot is not None else self.home.root
+
+    @property
+    def prompt(self) -> Path:
+        """All that the agent is told at its start (`org.prompt`), laid down before every launch."""
+        return self.folder / "prompt.md"
+
+    @property
+    def skills(self) -> Path:
+        """A folder with one `<skill>.md` for each skill of its role, laid down before every launch."""
+        return self.folder / "skills"
 
 
 @dataclass(frozen=True)
 class Launch:
-    """What the pane runs as its own process. `env` is added to a scrubbed environment."""
+    """What the pane runs as its own process, in a scrubbed environment to which `env` and `secrets` are added. `secrets` are
+    never shown or written down."""
 
     argv: list[str]
     cwd: Path
     env: dict[str, str]
+    secrets: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Told:
+    """A state (one of `org.agents.event.STATES`) as a backend's own records tell it. `since`, `until`: seconds since the epoch."""
+
+    state: str
+    since: float | None
+    text: str
+    until: float | None = None
+    """When a rate limit ends, where that is known."""
+
+
+@dataclass(frozen=True)
+class Retry:
+    """An error of its provider after which an agent that works tries again by itself."""
+
+    error: str
+    """As it is shown."""
+    attempt: int
+    most: int
+    """Attempts before it gives up."""
+    wait: float | None = None
+    """Seconds until it tries again, where that is known."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What an agent has used in all its lives of this session. `dollars` None: the price is not known."""
+
+    model: str
+    input_tokens: int
+    """Not from a cache."""
+    cached_tokens: int
+    """Input read from a cache."""
+    written_tokens: int
+    """Input written to a cache."""
+    output_tokens: int
+    dollars: float | None
+
+    @property
+    def tokens(self) -> int:
+        return self.input_tokens + self.cached_tokens + self.written_tokens + self.output_tokens
 
 
 class Backend(Protocol):
-    """One kind of agent."""
+    """One kind of agent. Inherit from it: what is not overridden is as for an agent that needs nothing."""
 
     name: str
-    spends_money: bool
+    spends_money: bool = False
+    typed: bool = False
+    """May a wake line be typed into its pane? Then its hooks hand over the mail. Otherwise it looks into its mailbox itself."""
 
-    def missing(self) -> str | None:
-        """Why it cannot start on this machine (one line with the remedy), or None."""
+    sent_on: bool = False
+    """Idle with nothing under way, does it go on only when somebody says so? Then the process does (`org.nudge`)."""
+
+    def missing(self, settings: dict[str, Any]) -> str | None:
+        """Why it cannot start on this machine with these settings (one line with the remedy), or None."""
+        return None
 
     def launch(self, seat: Seat) -> Launch:
-        """What to start. Files it needs are written under `seat.folder`, never into the worktree."""
+        """What to start; an earlier conversation is gone on with. Files it needs are written under `seat.folder`, never into
+        the worktree."""
+        ...
+
+    def told(self, seat: Seat, pid: int) -> Told | None:
+        """What its own records say, for the process `pid` in its pane; None: its events are all there is."""
+        return None
+
+    def box(self, screen: str) -> str | None:
+        """The text that stands in the input box of this screen ("" for an empty one); None when there is no box to type into, as
+        with a dialog open. Asked before and after every typed line. `screen` is as captured with its colours, by which a grey
+        suggestion in an empty box is told from text; `plain` takes them off."""
+        return None
+
+    def retry(self, screen: str) -> Retry | None:
+        """The error after which it tries again, as the screen of one that works shows it; None: it shows none. Asked of those that are
+        `typed`. It is for what no record tells: a state is read off a screen last."""
+        return None
+
+    def cost(self, seat: Seat) -> Cost | None:
+        """What it has used so far; None where it uses nothing or nothing is known."""
+        return None
 
 
-AUTO = ("sweep",)
-"""What `--backend auto` tries, best first."""
+def plain(screen: str) -> str:
+    """A captured screen without its escape sequences."""
+    return ESCAPES.sub("", screen)
 
 
-def choose() -> str:
-    """The first of AUTO that can start on this machine."""
-    return next((name for name in AUTO if load(name).missing() is None), AUTO[-1])
+def names() -> list[str]:
+    """Every backend there is: the shipped ones, then those of other packages."""
+    others = {point.name for point in importlib.metadata.entry_points(group=ENTRY_POINTS)}
+    return [*SHIPPED, *sorted(others - set(SHIPPED))]
 
 
 def load(name: str) -> Backend:
     """The backend of that name. Raises KeyError for an unknown one."""
-    if name not in BACKENDS:
-        raise KeyError(name)
-    backend: Backend = importlib.import_module(f"org.agents.{name}").BACKEND
-    return backend
+    if name in SHIPPED:
+        backend: Backend = importlib.import_module(f"org.agents.{name}").BACKEND
+        return backend
+    for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
+        if point.name == name:
+            found: Backend = point.load()
+            return found
+    raise KeyError(name)
+
+
+def choose(settings: dict[str, Any]) -> tuple[str, str]:
+    """(the first of AUTO that can start on this machine with these settings, and the choice in words: which, what it may cost and
+    why none of those before it)."""
+    passed: list[str] = []
+    for name in AUTO:
+        why = load(name).missing(settings)
+        if why is None:
+            break
+        passed.append(f"{name}: {why}")
+    money = "it may spend money" if load(name).spends_money else "spends nobody's money"
+    return name, f"{name}, the best that can start here; {money}" + (f" ({'; '.join(passed)})" if passed else "")
+
+
+def path() -> str:
+    """PATH that starts with the folder of this interpreter, so that the `orgctl` an agent calls is the one that runs it."""
+    here = str(Path(sys.executable).parent)
+    others = (part for part in os.environ.get("PATH", os.defpath).split(os.pathsep) if part and part != here)
+    return os.pathsep.join([here, *others])
 
 
 def seat_env(seat: Seat) -> dict[str, str]:
-    """What every agent's process gets: who it is and where its organisation lives."""
+    """What every agent's process gets: where `orgctl` is, who it is and where its organisation lives."""
     return {
+        "PATH": path(),
         "ORGCTL_HOME": str(seat.home.root),
+        "ORGCTL_PROGRAM": seat.home.program,
         "ORGCTL_AGENT": seat.agent,
         "ORGCTL_ROLE": seat.role,
         "ORGCTL_SLOT": "" if seat.slot is None else str(seat.slot),
     }
-
-
-def write_event(home: Home, agent: str, state: str, text: str = "") -> None:
-    """Append one hook event: the agent's state from now on, and a line for people. One O_APPEND write: lines never mix.
-
-    `state` is one of starting, working, waiting, idle, paused, taken_over, stopped; dead, failed and unknown are derived by
-    looking (`org.status`).
-    """
-    path = home.agents / agent / "events.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    line = json.dumps({"time": time.time(), "state": state, "text": text[:2000], "pid": os.getpid()}) + "\n"
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    try:
-        os.write(descriptor, line.encode())
-    finally:
-        os.close(descriptor)
-
-
-def read_events(home: Home, agent: str, last: int = 1) -> list[dict[str, Any]]:
-    """The last hook events of an agent, oldest first; malformed lines are passed over. Reads at most the last 64 kB."""
-    path = home.agents / agent / "events.jsonl"
-    try:
-        with open(path, "rb") as handle:
-            handle.seek(max(0, path.stat().st_size - 65536))
-            lines = handle.read().decode("utf-8", "replace").splitlines()
-    except OSError:
-        return []
-    events: list[dict[str, Any]] = []
-    for line in reversed(lines):
-        try:
-            value = json.loads(line)
-        except ValueError:
-            continue
-        if (
-            isinstance(value, dict)
-            and isinstance(value.get("time"), int | float)
-            and isinstance(value.get("state"), str)
-        ):
-            events.append(value)
-            if len(events) == last:
-                break
-    return events[::-1]

@@ -22,10 +22,11 @@ from rich.live import Live
 from rich.text import Text
 
 from lab.home import Home
-from lab.records import Experiment, State
-from lab.text import clean
+from lab.records import Experiment
+from lab.state import State
+from lab.text import clean, deviations, figure, interval
 from org.agents.space import Value
-from org.events import figure, subject_of
+from org.events import subject_of
 from org.status import bank_text, best_text, controller, standing
 
 BEAT = 0.5
@@ -38,6 +39,7 @@ STATUS_STYLES = {
 OUTCOMES = {
     "promoted": "bold green", "reverted": "red", "removed": "magenta", "improved": "green", "confirming": "cyan",
     "nominated": "cyan", "bought": "magenta", "worse": "red", "crashed": "bold red", "invalid": "bold red", "withdrawn": FAINT,
+    "unmerged": "yellow",
 }  # fmt: skip
 
 
@@ -209,7 +211,7 @@ def outcome_line(experiment: Experiment, minimize: bool) -> Text:
     """What became of an experiment: id, change, value of its run, sigmas against the bank, status."""
     value, sigmas = nominating_value(experiment), sigmas_of(experiment, minimize)
     style = "" if sigmas is None else "green" if sigmas >= 1 else "red" if sigmas <= -1 else ""
-    against = "" if sigmas is None else f"{sigmas:+.1f} σ"
+    against = "" if sigmas is None else f"{deviations(sigmas, signed=True)} σ"
     shown = "" if value is None else figure(value)
     return Text.assemble(
         (f"{experiment.id} ", FAINT), subject_of(experiment, 30).ljust(30), f" {shown:>8} ", (f"{against:>8} ", style),
@@ -220,12 +222,10 @@ def outcome_line(experiment: Experiment, minimize: bool) -> Text:
 def verdict_line(experiment: Experiment) -> Text:
     """What fresh seeds said of an experiment: effect, interval, n."""
     body = experiment.attempts[-1].verdict or {}
-    interval = (
-        f" [{figure(body.get('low'), signed=True)}, {figure(body.get('high'), signed=True)}] n {body.get('n', '?')}"
-    )
+    against = f"{interval(body.get('low'), body.get('high'))} n {body.get('n', '?')}"
     return Text.assemble(
         (f"{experiment.id} ", FAINT), subject_of(experiment, 28).ljust(28),
-        f" {figure(body.get('effect'), signed=True)}{interval} ",
+        f" {figure(body.get('effect'), signed=True)} {against} ",
         (experiment.status, OUTCOMES.get(experiment.status, "")),
     )  # fmt: skip
 

@@ -11,22 +11,17 @@ import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 from lab.home import Home
 from org.agents import base
+from org.agents.event import write_event
 
 
-@dataclass(frozen=True)
-class Shell:
+class Shell(base.Backend):
     """Nothing to install, nothing to pay."""
 
-    name: str = "shell"
-    spends_money: bool = False
-
-    def missing(self) -> str | None:
-        return None
+    name = "shell"
 
     def launch(self, seat: base.Seat) -> base.Launch:
         cwd = seat.worktree if seat.worktree.is_dir() else seat.home.root
@@ -45,10 +40,9 @@ def program() -> str:
 
 def surroundings(agent: str) -> dict[str, str]:
     """The environment of a person's shell: `orgctl` on the path, commits under the agent's name as everywhere here."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     name = {f"GIT_{who}_NAME": agent for who in ("AUTHOR", "COMMITTER")}
     address = {f"GIT_{who}_EMAIL": f"{agent}@orgctl.local" for who in ("AUTHOR", "COMMITTER")}
-    return {**os.environ, "PATH": path, **name, **address}
+    return {**os.environ, "PATH": base.path(), **name, **address}
 
 
 def visit(agent: str, folder: Path, banner: str) -> int:
@@ -67,7 +61,7 @@ def visit(agent: str, folder: Path, banner: str) -> int:
 
 def main() -> None:
     agent, role = os.environ.get("ORGCTL_AGENT", "person"), os.environ.get("ORGCTL_ROLE", "")
-    base.write_event(Home.find(), agent, "idle", "a shell is open")
+    write_event(Home.find(), agent, "idle", "a shell is open")
     print(
         f"{agent} ({role}). Your worktree: {os.getcwd()}\n"
         "  orgctl exp propose --hypothesis ... --mechanism ...   then edit, then: orgctl exp run E0001\n"

@@ -17,8 +17,9 @@ from functools import cached_property
 from typing import Any, Literal
 
 from lab.cost import control
-from lab.records import BANK, NO_EVIDENCE, Attempt, Bank, Experiment, State
+from lab.records import BANK, NO_EVIDENCE, Attempt, Bank, Experiment
 from lab.similar import alike
+from lab.state import State
 from org.agents.belief import Belief, Evidence
 from org.agents.space import Value, distance, distribution, neighbours, rounded, settle
 from org.agents.worker import MOVED
@@ -147,7 +148,7 @@ def _nominating(
 def _earned(gain: float, experiment: Experiment, bank: Bank) -> float:
     """A gain as far as it was not bought: of what costs more compute, none before a verdict has said so."""
     dear = control([run for run in experiment.runs if run.purpose in ("nominate", "confirm")], bank) is not None
-    return min(gain, 0.0) if dear and experiment.status not in ("improved", "promoted") else gain
+    return min(gain, 0.0) if dear and experiment.status not in ("improved", "unmerged", "promoted") else gain
 
 
 def noise(state: State, split: str = "search") -> Noise | None:

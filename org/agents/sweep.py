@@ -2,30 +2,29 @@
 money.
 
 The pane runs `python -I -m org.agents.sweep`; the role decides whether that is a researcher (here: a study whose
-trials are experiments like anybody's) or the chief (`sweep_chief.py`). What to try next is decided in `study.py`.
+trials are experiments like anybody's), the chief (`sweep_chief.py`) or a skeptic (`sweep_skeptic.py`). What to try next is
+decided in `study.py`, what to say of a partner's finding in `sweep_review.py`.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.text import Text
 
 from comms.mailbox import Message
-from lab import client, queue, similar
+from lab import areas, client, queue, similar
 from lab.child import last_line, log_tail
 from lab.errors import UserError
 from lab.home import Home
 from lab.ledger import Fact
-from lab.records import Experiment, Run, State
+from lab.records import Experiment, Run
+from lab.state import State
 from lab.text import clean
 from org import status
 from org.agents import base
@@ -41,8 +40,9 @@ from org.agents.console import (
     standing_section,
 )
 from org.agents.space import Value
+from org.agents.sweep_review import Reviews
 from org.agents.worker import Asked, Worker, start, superseded
-from org.role import CHIEF
+from org.role import CHIEF, SKEPTIC
 from tasks.knobs import read_knobs, write_knobs
 from tasks.spec import Task, TaskError
 from worktrees.repo import Repo
@@ -51,33 +51,16 @@ ASSIGNMENT_SECONDS = 20.0
 """How long a researcher waits for the chief's word before it takes the whole knob space."""
 
 
-@dataclass(frozen=True)
-class Sweep:
+class Sweep(base.Backend):
     """Part of orgctl itself: nothing to install, nothing to pay."""
 
-    name: str = "sweep"
-    spends_money: bool = False
-
-    def missing(self) -> str | None:
-        return None
+    name = "sweep"
 
     def launch(self, seat: base.Seat) -> base.Launch:
-        cwd = seat.worktree if seat.slot is not None else seat.home.root
-        return base.Launch([sys.executable, "-I", "-m", "org.agents.sweep"], cwd, {})
+        return base.Launch([sys.executable, "-I", "-m", "org.agents.sweep"], seat.cwd, {})
 
 
 BACKEND = Sweep()
-
-
-def assigned_areas(body: str, known: list[str]) -> list[str]:
-    """The areas that an assignment's Markdown names in its line `areas: [a, b]`; only those that the task has."""
-    for line in re.findall(r"^areas:[ \t]*\[[^\]\n]*\][ \t]*$", body, re.MULTILINE):
-        try:
-            named = yaml.safe_load(line)["areas"]
-        except (yaml.YAMLError, TypeError, KeyError):
-            continue
-        return [area for area in known if isinstance(named, list) and area in named]
-    return []
 
 
 def values_at(repo: Repo, task: Task, commit: str) -> dict[str, Value]:
@@ -117,7 +100,10 @@ class Researcher(Worker):
     def __init__(self, home: Home, agent: str, role: str) -> None:
         super().__init__(home, agent, role)
         self.born = time.monotonic()
-        self.areas: list[str] = [] if self.design.chief else self.task.areas()
+        self.areas: list[str] = []
+        """Areas of knobs that it turns now; follows the ledger."""
+        self.reviews = Reviews(self)
+        """What its partner found and it has to review; nothing where the design has no partners."""
         self.values: dict[str, dict[str, Value]] = {}
         self.worktree = home.worktrees / agent
         self.dry_at = -1
@@ -129,16 +115,7 @@ class Researcher(Worker):
         return (", ".join(self.areas) or "no assignment yet") + (f" · slot {slot}" if slot else "")
 
     def heard(self, message: Message) -> None:
-        if message.kind == "assignment" and message.sender == self.design.chief:
-            areas = assigned_areas(message.body, self.task.areas())
-            if areas and areas != self.areas:
-                self.areas, self.dry_at = areas, -1
-                self.note(f"{message.sender} assigns: {', '.join(areas)}", "cyan")
-            elif not areas:
-                text = f"an assignment to a sweep names areas of knobs, in a line `areas: [{', '.join(self.task.areas())}]`"
-                self.note(f"cannot follow {message.sender}'s assignment: no area in it", "yellow")
-                self.mail.send(self.agent, message.sender, text, kind="answer", about=message.about)
-        elif message.sender != "lab":
+        if message.sender != "lab":
             self.note(f"mail from {message.sender}: {message.body}")
 
     def learned(self, facts: list[Fact]) -> None:
@@ -158,6 +135,7 @@ class Researcher(Worker):
         state = self.view.state
         waiting = [asked for asked in self.asked if asked.kind == "run"]
         self._tidy()
+        self.reviews.step()
         unsent = [
             one
             for one in self.mine
@@ -169,8 +147,8 @@ class Researcher(Worker):
             self.say("working", f"{waiting[0].experiment} is handed in")
         elif not state.trunk:
             self.say("waiting", "there is no trunk yet")
-        elif not self._assigned():
-            self.say("waiting", f"for {self.design.chief} to say which knobs to turn")
+        elif not self._follow(state):
+            self.say("waiting", f"for {self.design.chief} to say which knobs to turn" if self.design.chief else "every area is closed")
         elif theirs:  # a person's idea in this seat: its edits lie in the worktree until it is run
             self.say("paused", f"the worktree is a person's until {theirs.id} is run or withdrawn")
         elif unsent and len(busy) < self.design.process.queue_ahead:
@@ -180,11 +158,21 @@ class Researcher(Worker):
         else:
             self._propose()
 
-    def _assigned(self) -> bool:
-        if not self.areas and time.monotonic() - self.born > ASSIGNMENT_SECONDS:
-            self.areas = self.task.areas()
-            self.note("no assignment came: takes the whole knob space", "yellow")
-        return bool(self.areas)
+    def _follow(self, state: State) -> bool:
+        """Take up the areas of its assignment, or what the design says without one, but for dead ends and spent budgets."""
+        now = time.time()
+        task = areas.assigned(state, self.agent, now)
+        known = self.task.areas()
+        if task is not None:
+            known = [area for area in known if area in task.areas]
+        elif self.design.chief:
+            early = not state.direction.assignments and time.monotonic() - self.born < ASSIGNMENT_SECONDS
+            known = [] if early or self.design.process.standup.unassigned != "own-ideas" else known
+        found = [area for area in known if not areas.closed(state, self.agent, area, now)]
+        if found != self.areas:
+            self.areas, self.dry_at = found, -1
+            self.note(f"{task.by} assigns: {', '.join(found)}" if task else f"turns {', '.join(found) or 'nothing'}", "cyan")
+        return bool(found)
 
     def _tidy(self) -> None:
         """Take back what is queued and was overtaken by a promotion before it ran."""
@@ -263,6 +251,9 @@ class Researcher(Worker):
         if answer.get("ok"):
             return
         why = str(answer.get("error", "refused without a reason"))
+        if asked.kind == "replicate":
+            self.reviews.refuse(asked, why)
+            return
         self.note(f"{asked.kind} {asked.experiment} refused: {why}", "yellow")
         if asked.kind == "run" and len(queue.in_flight(self.view.state, self.agent)) < self.design.process.queue_ahead:
             self.ask("withdraw", asked.experiment, why=f"refused by the laboratory: {why}")
@@ -338,6 +329,10 @@ def main() -> int:
         from org.agents.sweep_chief import Chief
 
         return start(Chief, home, agent, role)
+    if role == SKEPTIC:
+        from org.agents.sweep_skeptic import Skeptic
+
+        return start(Skeptic, home, agent, role)
     return start(Researcher, home, agent, role)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,17 +18,20 @@ from typing import Any, NamedTuple
 from rich.text import Text
 
 from comms.mailbox import Message
+from lab.areas import assigned, ideas
+from lab.attempt import interleaved
 from lab.cost import control
-from lab.experiment import interleaved
 from lab.frontier import price
 from lab.home import Home
 from lab.ledger import Fact
-from lab.records import BANK, Experiment, State
+from lab.records import BANK, Experiment
+from lab.state import State
+from lab.text import deviations, figure
 from lab.verdict import STAGES, accepts_below, information, needs_control
 from org.agents.console import FAINT, Section, keys_help, nominated_by, standing_section, verdict_line
 from org.agents.worker import Asked, Worker, superseded
-from org.events import figure, subject_of
-from org.role import CHIEF
+from org.events import subject_of
+from org.role import CHIEF, SKEPTIC
 
 LIKELY = 0.5
 """Chance of being accepted from which a nominee is confirmed at once."""
@@ -39,6 +43,14 @@ DRY = 8
 """Tries in an area without a promising nomination after which it comes last."""
 PROMISING = 2.0
 """Sigmas on one run that count as promising."""
+RETIRE = 40
+"""Tries in an area without a promising nomination after which it is retired, while another is left."""
+EVIDENCE = 5
+"""Experiments that are named when an area is retired."""
+ANSWER = (
+    "This organisation's researchers are optimisers: they turn the task's declared knobs and cannot carry out a sentence. Try it"
+    " yourself in any agent's worktree (`orgctl exp propose`, edit, `orgctl exp run`), or start an organisation whose agents read."
+)
 
 
 @dataclass(frozen=True)
@@ -139,18 +151,28 @@ def choose(found: Sequence[Nominee], confirming: int, most: int) -> Nominee | No
     return best if best.chance >= LIKELY or patient else None
 
 
+def without_promise(state: State, area: str) -> list[Experiment]:
+    """The last tries in an area that brought no promising nomination, since one did, or since somebody took the area up again."""
+    tries: list[Experiment] = []
+    since = state.direction.reopened.get(area, 0.0)
+    for one in state.experiments.values():
+        if one.proposed >= since and area in one.family.split("+") and any(run.purpose == "nominate" and run.over for run in one.runs):
+            good = one.status in ("improved", "unmerged", "promoted") or (nominated_by(one) or 0.0) >= PROMISING
+            tries = [] if good else [*tries, one]
+    return tries
+
+
 def dry_areas(state: State, areas: Sequence[str]) -> set[str]:
     """Areas whose last DRY tries brought no promising nomination."""
-    dry = set()
-    for area in areas:
-        tries = 0
-        for one in state.experiments.values():
-            if area in one.family.split("+") and any(run.purpose == "nominate" and run.over for run in one.runs):
-                good = one.status in ("improved", "promoted") or (nominated_by(one) or 0.0) >= PROMISING
-                tries = 0 if good else tries + 1
-        if tries >= DRY:
-            dry.add(area)
-    return dry
+    return {area for area in areas if len(without_promise(state, area)) >= DRY}
+
+
+def shares(state: State, areas: Mapping[str, int], researchers: Sequence[str], me: str, now: float) -> dict[str, list[str]]:
+    """The part of the areas that each researcher should have of me. Whom somebody else assigned, a person, keeps that till it is over."""
+    told = {name: task for name in researchers if (task := assigned(state, name, now)) is not None and task.by != me}
+    elsewhere = {area for task in told.values() for area in task.areas}
+    left = {area: count for area, count in areas.items() if area not in elsewhere} or areas
+    return deal(left, [name for name in researchers if name not in told], dry_areas(state, list(areas)))
 
 
 def deal(areas: Mapping[str, int], researchers: Sequence[str], dry: set[str]) -> dict[str, list[str]]:
@@ -181,15 +203,21 @@ def best_improved(state: State, minimize: bool) -> Experiment | None:
     return min(waiting, key=effect) if minimize else max(waiting, key=effect)
 
 
+def reader(state: State, readers: Sequence[str]) -> str:
+    """Who takes a person's idea up: whoever was given the fewest so far."""
+    given = Counter(task.agent for task in state.direction.assignments.values() if task.idea)
+    return min(readers, key=lambda name: (given[name], readers.index(name)))
+
+
 class Chief(Worker):
-    """Directs the sweep researchers of the design."""
+    """Directs the sweep researchers of the design, by the same levers as any chief."""
 
     def __init__(self, home: Home, agent: str, role: str) -> None:
         super().__init__(home, agent, role)
-        self.researchers = [one.name for one in self.design.agents if one.role != CHIEF and one.backend == "sweep"]
-        self.told: dict[str, list[str]] = {}
+        self.researchers = [one.name for one in self.design.agents if one.role not in (CHIEF, SKEPTIC) and one.backend == "sweep"]
+        self.readers = [name for name in self.design.researchers if name not in self.researchers]
         self.refused: set[tuple[str, str, str]] = set()
-        """(kind, experiment, trunk) that the laboratory refused: asked again only on another trunk."""
+        """(kind, experiment, agent or area, trunk) that was refused: asked again only on another trunk."""
         self.skipped: set[str] = set()
         self.promoting = ""
 
@@ -211,11 +239,8 @@ class Chief(Worker):
         """Nothing to put in order: a chief has no worktree."""
 
     def learned(self, facts: list[Fact]) -> None:
-        """A restarted researcher has forgotten its assignment."""
         for fact in facts:
-            if fact.kind == "agent" and fact.body.get("what") in ("started", "restarted"):
-                self.told.pop(fact.subject, None)
-            elif fact.kind == "verdict" and self.now[0] != "starting":
+            if fact.kind == "verdict" and self.now[0] != "starting":
                 self.note(
                     f"{fact.subject}: {fact.body.get('verdict')}",
                     "green" if fact.body.get("verdict") == "improved" else "",
@@ -237,9 +262,10 @@ class Chief(Worker):
 
     def step(self) -> None:
         state = self.view.state
-        self._assign(state)
-        if self.asked:
-            self.say("working", f"asked to {self.asked[0].kind} {self.asked[0].experiment}")
+        self._direct(state)
+        asked = [one for one in self.asked if one.kind not in ("assign", "answer", "retire")]
+        if asked:
+            self.say("working", f"asked to {asked[0].kind} {asked[0].experiment}")
             return
         if self._promote(state) or self._withdraw(state):
             return
@@ -248,7 +274,7 @@ class Chief(Worker):
         if chosen:
             self.say("working", f"orders confirmation of {chosen.experiment}")
             self.note(
-                f"confirm {chosen.experiment}: {chosen.sigmas:+.1f} σ on one run, "
+                f"confirm {chosen.experiment}: {deviations(chosen.sigmas, signed=True)} σ on one run, "
                 f"about {chosen.expected:+.1f} σ believed, chance {chosen.chance:.0%}", "cyan",
             )  # fmt: skip
             self.ask("confirm", chosen.experiment)
@@ -259,17 +285,35 @@ class Chief(Worker):
         else:
             self.say("idle", "nothing to decide")
 
-    def _assign(self, state: State) -> None:
-        areas = Counter(knob.area for knob in self.task.knobs)
-        dry = dry_areas(state, list(areas))
-        for name, part in deal(areas, self.researchers, dry).items():
-            if self.told.get(name) != part:
-                resting = f" Dry for now, so last: {', '.join(sorted(dry))}." if dry else ""
-                areas_line = f"areas: [{', '.join(part)}]"
-                body = f"Your part of the knob space from now on:\n\n{areas_line}\n\nTurn no others.{resting}\n"
-                self.mail.send(self.agent, name, body, kind="assignment")
-                self.told[name] = part
+    def _direct(self, state: State) -> None:
+        """Hand out areas, retire what gives nothing, answer people; one lever at a time, and none twice for the same reason."""
+        if any(one.kind in ("assign", "answer", "retire") for one in self.asked):
+            return
+        counts = Counter(knob.area for knob in self.task.knobs)
+        dry = dry_areas(state, list(counts))
+        left = {area: count for area, count in counts.items() if area not in state.direction.retired}
+        for name, part in shares(state, left, self.researchers, self.agent, time.time()).items():
+            mine = assigned(state, name, time.time())
+            if (mine is None or list(mine.areas) != part) and ("assign", name, state.trunk) not in self.refused:
                 self.note(f"{name} takes {', '.join(part)}")
+                resting = f"; dry for now, so dealt last: {', '.join(sorted(dry & set(left)))}" if dry & set(left) else ""
+                why = f"its share of the knobs: {sum(left[area] for area in part)} of {sum(left.values())}{resting}"
+                self.ask("assign", name, agent=name, areas=part, why=why)
+                return
+        for one in ideas(state):
+            if self.readers and ("assign", one.id, state.trunk) not in self.refused:
+                self.ask("assign", one.id, agent=reader(state, self.readers), idea=one.id, why="a person's idea, for an agent who reads")
+                return
+            if not self.readers and ("answer", one.id, state.trunk) not in self.refused:
+                self.ask("answer", one.id, answer=ANSWER)
+                return
+        for area in left if len(left) > 1 else ():
+            tried = without_promise(state, area)
+            if len(tried) >= RETIRE and ("retire", area, state.trunk) not in self.refused:
+                self.note(f"retires {area} after {len(tried)} tries", "yellow")
+                why = f"the last {len(tried)} tries brought no nomination of {PROMISING:g} sigma or more"
+                self.ask("retire", area, area=area, evidence=[one.id for one in tried if one.tried][-EVIDENCE:], why=why)
+                return
 
     def _promote(self, state: State) -> bool:
         found = best_improved(state, self.minimize) if self.design.promotion == "chief" else None
@@ -307,11 +351,12 @@ class Chief(Worker):
 
     def sections(self, width: int) -> list[Section]:
         state = self.view.state
-        people = [Text.assemble((f"{name} ", "bold"), (", ".join(part), FAINT)) for name, part in self.told.items()]
+        told = {name: assigned(state, name, time.time()) for name in self.researchers}
+        people = [Text.assemble((f"{name} ", "bold"), (", ".join(one.areas), FAINT)) for name, one in told.items() if one]
         ranked = [
             Text.assemble(
                 (f"{one.experiment} ", FAINT), subject_of(state.experiments[one.experiment], 40).ljust(30),
-                (f" {one.sigmas:+.1f} σ", "green" if one.sigmas >= 1 else ""),
+                (f" {deviations(one.sigmas, signed=True)} σ", "green" if one.sigmas >= 1 else ""),
                 f"  believed {one.expected:+.1f}  chance {one.chance:.0%}",
             )
             for one in self.candidates()[:6]

@@ -24,11 +24,13 @@ from lab import client, requests
 from lab.errors import UserError
 from lab.home import Home
 from lab.ledger import Fact, Ledger
-from lab.records import Experiment, State, View
+from lab.records import Experiment
+from lab.state import State, View
 from lab.text import clean
-from org import design
-from org.agents import base, shell
+from org import design, reports
+from org.agents import shell
 from org.agents.console import FAINT, Keys, Screen, Section, headline, page, served
+from org.agents.event import read_events, write_event
 from tasks.spec import Task, TaskError
 from worktrees.repo import GitError, Repo
 
@@ -68,13 +70,16 @@ class Asked:
 class Worker(ABC):
     """An agent at work. Subclasses decide in `step`, hear of answers in `answered`, and show `sections`."""
 
+    plan = "goes on with its study of the knobs."
+    """What it tells a standup that it does next, where nobody assigned it."""
+
     def __init__(self, home: Home, agent: str, role: str) -> None:
         """Raises UserError when the home holds no valid session."""
         self.home, self.agent, self.role = home, agent, role
         self.design = design.read(home).design
         self.task = Task.model_validate_json(home.task.read_text(encoding="utf-8"))
         self.view = View(Ledger(home.ledger))
-        self.repo = Repo(home.root)
+        self.repo = Repo(home.root, home.program)
         self.mail = Mail(home.comms)
         self.paused = False
         self.asked: list[Asked] = []
@@ -123,7 +128,7 @@ class Worker(ABC):
         """The agent's state from now on; an event when it changed."""
         if (state, text) != self.now:
             self.now = (state, text)
-            base.write_event(self.home, self.agent, state, text)
+            write_event(self.home, self.agent, state, text)
             if not self.screen.console.is_terminal:
                 print(f"{self.agent} {state}: {clean(text)}", flush=True)
 
@@ -182,9 +187,25 @@ class Worker(ABC):
             self.seed_word = new[0].hash
         if new:
             self.learned(new)
-        for message in self.mail.take(self.agent):
-            self.heard(message)
+        for message in self.mail.each(self.agent):
+            if message.kind == "standup" and message.sender == "lab":
+                self.report()
+            else:
+                self.heard(message)
         self._collect()
+
+    def report(self) -> None:
+        """Answer the standup that is open by what the ledger says of this agent's work; late, there is nothing to say."""
+        meetings = list(self.view.state.direction.standups.values())
+        if not meetings or meetings[-1].closed is not None or self.agent not in meetings[-1].agents:
+            return
+        since = meetings[-2].opened if len(meetings) > 1 else 0.0
+        said = reports.own(self.view.state, self.agent, since, time.time(), self.task.metric.unit, self.plan)
+        if self.paused:
+            said["blocked"] = "- paused by a person."
+        text = reports.render(meetings[-1].id, self.agent, said)
+        reports.submit(self.home, self.view.state, self.agent, text, self.design.process.standup.limit)
+        self.note(f"reports to standup {meetings[-1].number}")
 
     # Taking over
 
@@ -228,7 +249,7 @@ class Worker(ABC):
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, stop)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        last = base.read_events(self.home, self.agent)
+        last = read_events(self.home, self.agent)
         if last and last[0]["state"] == "taken_over":  # this seat's process died under the person: their shell is gone
             requests.ask(self.home, "release", self.agent, {})
         self.screen = Screen()

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from lab.home import Home
 from lab.ledger import Fact
-from lab.records import State, fold
-from lab.text import clean
-from org.events import describe, figure
+from lab.state import State, fold
+from lab.text import clean, deviations, figure
+from org.events import describe
 from tests.org.sample import tell
 
 
@@ -48,6 +48,8 @@ def test_a_session_reads_as_a_story(tmp_path: Path) -> None:
     assert sum("promoted" in line for line in lines) == 1, "a promotion is told once"
 
 
+TOUCHED = {"what": "touched", "paths": ["toy/model.py"], "at_work": ["r2"]}
+STARVED = {"what": "restarted", "signal": "SIGKILL", "memory": True}
 GAVE_UP = {"what": "gave_up", "restarts": 5, "exit": 3}
 REBASED = {"number": 2, "parent": "p" * 40, "commit": "c" * 40}
 SINGLE = {"verdict": "neutral", "effect": -0.001, "low": None, "high": None, "n": 1, "m": 4}
@@ -56,7 +58,14 @@ SINGLE = {"verdict": "neutral", "effect": -0.001, "low": None, "high": None, "n"
 @pytest.mark.parametrize(
     ("one", "words"),
     [
-        (fact("agent", GAVE_UP, "r1"), "r1 given up after 5 restarts, it had exited with status 3: `orgctl logs r1`"),
+        (fact("agent", TOUCHED, "r1"), "r1 did nothing and its worktree was changed (toy/model.py): by a person, another agent or what it "
+         "left running; at work then: r2"),
+        (fact("agent", STARVED, "r1"), "r1 restarted (it was killed by SIGKILL when memory ran out)"),
+        (fact("agent", GAVE_UP, "r1"), "r1 given up after 5 restarts, it had exited with status 3: `orgctl logs r1 --screen`"),
+        (
+            fact("agent", {**GAVE_UP, "screen": "starts\nerror: no such flag\nUsage: codex"}, "r1"),
+            "r1 given up after 5 restarts, it had exited with status 3, saying: error: no such flag: `orgctl logs r1 --screen`",
+        ),
         (fact("agent", {"what": "restarted", "signal": "SIGKILL"}, "r1"), "r1 restarted (it was killed by SIGKILL)"),
         (fact("agent", {"what": "restarted", "why": "by request"}, "r1"), "r1 restarted (by request)"),
         (fact("agent", {"what": "stopped"}, "r1"), "r1 stopped"),
@@ -142,3 +151,12 @@ def test_figures_are_short_and_never_nan() -> None:
         "2.4311", "12346", "?", "?", "?", "?",
     ]  # fmt: skip
     assert figure(0.5, signed=True) == "+0.5000"
+    assert [figure(value) for value in (0.0, 0.0016, 0.000144, 0.0009999, -0.0000074, 3e-9)] == [
+        "0.0000", "0.0016", "0.00014", "0.00100", "-0.0000074", "3.0e-09",
+    ], "a spread of less than a thousandth still has two digits"  # fmt: skip
+
+
+def test_a_run_that_diverged_fits_into_a_line() -> None:
+    """Its sigmas are as many as its loss is large: a table's row must hold them."""
+    assert [deviations(value, signed=True) for value in (2.34, -18.0, 999.0, 5.44e290)] == ["+2.3", "-18.0", "+999.0", "+5.44e+290"]
+    assert len(figure(5.247e253)) <= 10

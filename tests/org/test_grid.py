@@ -270,10 +270,13 @@ def test_a_command_of_one_word_goes_through_no_shell(grid: Grid, tmp_path: Path)
     assert (folder / "here").read_text() == f"{folder}\n"
 
 
-def test_a_command_too_long_for_tmux_is_refused_in_one_line(grid: Grid) -> None:
+def test_a_long_command_with_odd_words_arrives_whole(grid: Grid, tmp_path: Path) -> None:
     up(grid, "r1")
-    with pytest.raises(UserError, match="put its text in a file"):
-        grid.respawn(spec(grid, "r1", ["echo", "x" * 20_000]))
+    odd = "it's; \"#{pane_id}\" $HOME ~ \\n ünïcode;" + "x" * 40_000 + "\nlast;"
+    program = "import os, sys, time; open('got', 'w').write(os.environ['ODD'] + sys.argv[1]); os.rename('got', 'all'); time.sleep(99)"
+    grid.respawn(PaneSpec("r1", "researcher", [sys.executable, "-c", program, odd], tmp_path, {"ODD": odd}))
+    until(lambda: (tmp_path / "all").exists(), "what arrived", 10)
+    assert (tmp_path / "all").read_text() == odd + odd
     with pytest.raises(UserError, match="no such directory"):
         grid.respawn(PaneSpec("r1", "researcher", WAIT, grid.home.root / "gone", {}))
 
@@ -412,6 +415,19 @@ def test_the_screen_is_captured_with_history_and_colours(grid: Grid) -> None:
         grid.capture("r9")
 
 
+def test_the_screens_of_all_are_had_at_once_and_of_one_that_went_nothing(grid: Grid) -> None:
+    say = {name: ["sh", "-c", f"echo I am {name}; exec sleep 1000"] for name in ("r1", "r2", "r3")}
+    grid.ensure(spec(grid, "board"), [spec(grid, name, words) for name, words in say.items()])
+    for name in say:
+        until(lambda name=name: grid.capture(name) == f"I am {name}", "its words", 10)  # type: ignore[misc]
+    seen = grid.observe() or {}
+    assert [grid.shown(seen[name]).strip() for name in say] == [f"I am {name}" for name in say]
+    tmux(grid, "kill-pane", "-t", seen["r2"].pane_id)
+    until(lambda: grid.shown(seen["r2"]) == "", "it is gone", 10)
+    grid.observe()
+    until(lambda: grid.shown(seen["r3"]).strip() == "I am r3", "the others are there", 10)
+
+
 def writers(log: Path) -> list[int]:
     """Processes that were started with the log's path as an argument of their own."""
     found = []
@@ -433,6 +449,16 @@ def test_the_screen_log_survives_respawn_and_stays_bounded(grid: Grid, tmp_path:
         grid.respawn(spec(grid, "r1", ["sh", "-c", f"echo {word}; exec sleep 1000"]))
         until(lambda word=word: log.exists() and word in log.read_text(), f"the {word} words", 10)
     assert "first" in log.read_text()
+
+
+def test_an_agent_that_crashes_at_once_keeps_nobody_from_starting_and_is_logged_when_it_comes_back(grid: Grid, tmp_path: Path) -> None:
+    path = tmp_path / "screen.log"
+    grid.ensure(spec(grid, "board"), [spec(grid, "r1", ["sh", "-c", "exit 3"])])
+    until(lambda: (grid.observe() or {})["r1"].dead, "it is dead", 5)
+    grid.log_to("r1", path)
+    grid.respawn(spec(grid, "r1", ["sh", "-c", "sleep 0.5; echo back; exec sleep 1000"]))
+    grid.log_to("r1", path)
+    until(lambda: path.exists() and "back" in path.read_text(), "its log", 10)
 
 
 def test_a_screen_log_keeps_the_last_of_a_flood_in_bounded_space(tmp_path: Path) -> None:
@@ -459,3 +485,43 @@ def test_removing_an_agent_ends_even_one_that_ignores_the_hang_up(grid: Grid, mo
     until(lambda: not second.alive(), "r2 is gone", 5)
     assert grid.observe() == {}
     grid.kill()
+
+
+@pytest.mark.parametrize("ended", ["end", "respawn", "remove", "kill", "crash"])
+def test_what_an_agent_started_ends_with_it_also_in_sessions_of_its_own(grid: Grid, tmp_path: Path, ended: str) -> None:
+    def seated(agent: str) -> PaneSpec:
+        left = tmp_path / f"{agent}.pid"
+        script = f"setsid sleep 1000 & echo $! > {left}.new; mv {left}.new {left}; exec sleep 1000"
+        env = {"ORGCTL_AGENT": agent, "ORGCTL_HOME": str(grid.home.root), "ORGCTL_PROGRAM": grid.home.program}
+        return PaneSpec(agent, "researcher", ["sh", "-c", script], tmp_path, env)
+
+    def pid(agent: str) -> int:
+        until((tmp_path / f"{agent}.pid").exists, "it has started something", 5)
+        return int((tmp_path / f"{agent}.pid").read_text())
+
+    def gone(one: int) -> bool:
+        return not psutil.pid_exists(one) or psutil.Process(one).status() == psutil.STATUS_ZOMBIE
+
+    everybody = [seated("r1"), seated("r2")]
+    grid.ensure(spec(grid, "board"), everybody)
+    mine, others = pid("r1"), pid("r2")
+    try:
+        if ended == "crash":
+            os.kill(panes(grid)["r1"][1], signal.SIGKILL)
+            until(lambda: (grid.observe() or {})["r1"].dead, "it is dead")
+            assert grid.ensure(spec(grid, "board"), everybody) == ["r1"]
+        elif ended == "kill":
+            grid.kill()
+        elif ended == "respawn":
+            grid.respawn(everybody[0])
+        else:
+            getattr(grid, ended)("r1")
+        until(lambda: gone(mine), "what it had started is gone", 5)
+        if ended == "kill":
+            until(lambda: gone(others), "of everybody", 5)
+        assert gone(others) == (ended == "kill")
+    finally:
+        grid.kill()
+        for one in (mine, others, pid("r1")):
+            if not gone(one):
+                os.kill(one, signal.SIGKILL)

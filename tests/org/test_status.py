@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,12 @@ from lab.errors import UserError
 from lab.files import write_json
 from lab.home import Home
 from lab.process import Identity
-from lab.records import State, fold
-from org.agents.base import write_event
+from lab.state import State, fold
+from org import board
+from org.agents.event import write_event
 from org.board import standing
 from org.grid import Grid, PaneSpec, PaneState
-from org.status import believed, derive, picture, render, snapshot, span
+from org.status import believed, derive, in_words, picture, render, snapshot, span
 from tests.org.sample import FIRST, SECOND, Story, tell
 
 NOW = 1000.0
@@ -221,3 +223,18 @@ def test_slots_without_a_count_in_the_session_are_those_that_were_used(tmp_path:
     story = Story(Home(tmp_path), slots=0)
     story.start(story.queue("bank", FIRST), 3)
     assert [row["slot"] for row in snapshot(Home(tmp_path), None)["slots"]] == [3]
+
+
+def test_a_rate_limit_is_shown_with_its_end_where_that_is_known(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    Story(home)
+    write_event(home, "r1", "rate_limited", "too many requests", until=time.time() + 600)
+    found = snapshot(home, None)
+    row = {**found["agents"][0], "state": "rate_limited", "until": time.time() + 600}
+    then = time.strftime("%H:%M:%S", time.localtime(row["until"]))
+    out = io.StringIO()
+    render({**found, "agents": [row]}, Console(file=out, width=160))
+    assert f"rate limited until {then}" in out.getvalue()
+    assert f"rate limited until {then}" in board.agents({"agents": [row]}, 100, 9, time.time())[0].plain
+    assert in_words("rate_limited", None, 0.0) == "rate limited" and in_words("working", 5.0, 0.0) == "working"
+    assert in_words("rate_limited", 7200.0, 0.0).endswith(time.strftime("%H:%M", time.localtime(7200.0)))

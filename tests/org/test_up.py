@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from lab.files import read_json
-from tests.conftest import ORGCTL, TOY, Org, until
+from tests.conftest import ORGCTL, TOY, Org, files_with, until
+from tests.lab.conftest import first
 
 pytestmark = pytest.mark.slow
 
@@ -267,8 +268,7 @@ def test_for_with_detach_stops_too(org: Org) -> None:
 def test_a_runner_ended_by_somebody_else_is_lost_and_its_run_repeated_once(org: Org) -> None:
     org.up("--slots", "2", "--design", "solo", "--backend", "shell")
     there = org.home.worktrees / "r1"
-    model = there / "toy" / "train.py"
-    model.write_text("import time; time.sleep(15)\n" + model.read_text())
+    (there / "toy" / "train.py").write_text(first("import time; time.sleep(60)"))
     org("exp", "propose", "--hypothesis", "h", "--mechanism", "m", cwd=there)
     org("exp", "run", "E0001", cwd=there)
     for count in (1, 2):
@@ -300,8 +300,8 @@ def test_a_full_disk_is_one_line(org: Org) -> None:
         (["--design", "nonsense"], "unknown design"),
         (["--task", "nonsense"], "unknown task"),
         (["--scale", "huge"], "no scale 'huge'"),
-        (["--role", "researcher=none.md"], "must exist"),
-        (["--for", "soon"], "write a time"),
+        (["--role", "researcher=none.md"], "there is no such file"),
+        (["--for", "soon"], "must be a time"),
         (["--backend", "claude"], "claude"),
         (["--name", "Bad Name"], "Bad Name"),
     ],
@@ -371,8 +371,6 @@ def test_secrets_of_the_caller_reach_neither_panes_nor_runs(org: Org) -> None:
     for _, pid in org.panes().values():
         assert secret.encode() not in Path(f"/proc/{pid}/environ").read_bytes()
     org("down")
-    for path in [*org.home.org.rglob("*"), *(org.root / ".git" / "orgctl").rglob("*")]:
-        if path.is_file():
-            assert secret.encode() not in path.read_bytes(), path
+    assert files_with(org.home.org, secret) + files_with(org.root / ".git" / "orgctl", secret) == []
 
 

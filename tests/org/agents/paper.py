@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.ledger import Ledger
-from lab.records import State, fold
+from lab.state import State, fold
 from tasks.spec import Knob, Task
 
 SIGMA = 0.01

@@ -10,6 +10,7 @@ import pytest
 
 from lab.home import Home
 from org.agents import base
+from org.agents.event import read_events
 
 
 def seat(root: Path, slot: int | None = 0) -> base.Seat:
@@ -18,7 +19,7 @@ def seat(root: Path, slot: int | None = 0) -> base.Seat:
 
 def test_the_shell_backend_starts_without_anything_installed_and_costs_nothing(tmp_path: Path) -> None:
     backend = base.load("shell")
-    assert backend.missing() is None and not backend.spends_money
+    assert backend.missing({}) is None and not backend.spends_money
     assert backend.launch(seat(tmp_path)).cwd == tmp_path, "no worktree yet: the repository"
     (tmp_path / ".org" / "worktrees" / "human").mkdir(parents=True)
     assert backend.launch(seat(tmp_path)).cwd == tmp_path / ".org" / "worktrees" / "human"
@@ -39,4 +40,4 @@ def test_it_becomes_the_users_shell_or_sh_and_says_what_can_be_done(tmp_path: Pa
     assert done.returncode == 7, "the shell is the pane's own process"
     assert "shell=/bin/sh" in done.stdout and "me=human" in done.stdout
     assert "orgctl exp propose" in done.stdout and str(tmp_path) in done.stdout
-    assert base.read_events(home, "human")[0]["state"] == "idle"
+    assert read_events(home, "human")[0]["state"] == "idle"

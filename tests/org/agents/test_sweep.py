@@ -12,6 +12,7 @@ import select
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,12 +22,14 @@ from comms.mailbox import Mail
 from lab import client
 from lab.home import Home
 from lab.ledger import Ledger
-from lab.records import State, fold
 from lab.requests import Request, answer, waiting
 from lab.similar import Near
+from lab.state import State, fold
 from org.agents import base
+from org.agents.event import read_events
 from org.agents.space import neighbours
 from org.agents.sweep import BACKEND, reason, values_at
+from org.reports import parse
 from org.session import Wish, found
 from tasks.spec import Task
 from tests.conftest import TOY, until
@@ -126,7 +129,7 @@ def git(folder: Path, *args: str) -> str:
 
 
 def states(home: Home, agent: str) -> list[str]:
-    return [event["state"] for event in base.read_events(home, agent, 100)]
+    return [event["state"] for event in read_events(home, agent, 100)]
 
 
 def test_a_researcher_proposes_edits_commits_and_hands_in_like_anybody(home: Home, panes: list[Pane]) -> None:
@@ -286,27 +289,61 @@ def test_a_researcher_turns_only_the_knobs_it_was_assigned(home: Home, panes: li
         "it waits for its assignment",
     )
     Mail(home.comms).send("r2", "r1", "areas: [optimizer]\n", kind="assignment")
-    Mail(home.comms).send("chief", "r1", "Yours:\n\nareas: [schedule]\n", kind="assignment")
+    assign(home, "r1", "schedule")
     until(lambda: asked(home, "run"), "a request to run")
     (experiment,) = state_of(home).experiments.values()
     assert experiment.family == "schedule", "and only the chief assigns"
 
 
-@pytest.mark.parametrize("home", ["chief"], indirect=True)
-def test_the_chief_assigns_and_tells_a_restarted_researcher_again(home: Home, panes: list[Pane]) -> None:
-    seat(panes, home, "chief", "chief-scientist")
-    mail = Mail(home.comms)
-    until(lambda: len(mail.inbox("r1") + mail.inbox("r2")) == 2, "assignments")
-    bodies = mail.inbox("r1") + mail.inbox("r2")
-    areas = [re.findall(r"areas: \[(.*)\]", message.body)[0].split(", ") for message in bodies]
-    assert sorted(areas[0] + areas[1]) == ["architecture", "optimizer", "schedule"]
-    assert {message.kind for message in bodies} == {"assignment"}
-    mail.take("r1")
+def assign(home: Home, agent: str, *areas: str, deadline: float | None = None) -> None:
     ledger = Ledger(home.ledger)
-    ledger.append("agent", {"what": "restarted"}, "r1")
+    body = {"agent": agent, "areas": list(areas), "hypothesis": "", "idea": "", "gpu_hours": None, "deadline": deadline, "why": "w"}
+    ledger.append_new("assignment", "W", body, "chief")
     ledger.close()
-    again = until(lambda: mail.inbox("r1"), "the assignment again")
-    assert again[0].body == bodies[0].body
+
+
+@pytest.mark.parametrize("home", ["chief"], indirect=True)
+def test_a_restarted_researcher_knows_its_assignment_and_keeps_out_of_dead_ends_and_spent_areas(home: Home, panes: list[Pane]) -> None:
+    assign(home, "r1", "optimizer", "schedule", "architecture")
+    ledger = Ledger(home.ledger)
+    ledger.append("retired", {"evidence": ["E0001"], "why": "w"}, "architecture", "person")
+    ledger.append("budget", {"gpu_hours": 0.0}, "optimizer", "person")
+    ledger.close()
+    pane = seat(panes, home)
+    until(lambda: asked(home, "run"), "a request to run")
+    (experiment,) = state_of(home).experiments.values()
+    assert experiment.family == "schedule" and "no assignment" not in pane.text
+
+
+@pytest.mark.parametrize("home", ["chief"], indirect=True)
+def test_the_chief_assigns_by_its_lever_one_after_the_other_and_not_twice(home: Home, panes: list[Pane]) -> None:
+    seat(panes, home, "chief", "chief-scientist")
+    first = until(lambda: asked(home, "assign"), "an assignment")[0]
+    assign(home, first.body["agent"], *first.body["areas"])
+    answer(home, first, True)
+    second = until(lambda: asked(home, "assign"), "the other one's")[0]
+    assert {first.body["agent"], second.body["agent"]} == {"r1", "r2"} and first.actor == "chief" and first.body["why"]
+    assert sorted(first.body["areas"] + second.body["areas"]) == ["architecture", "optimizer", "schedule"]
+    assign(home, second.body["agent"], *second.body["areas"])
+    answer(home, second, True)
+    name = client.propose(home, "person", "tie the two layers", "fewer weights")
+    told = until(lambda: asked(home, "answer"), "an answer to a person's idea")[0]
+    assert told.body["experiment"] == name and "optimisers" in told.body["answer"] and not asked(home, "assign")
+
+
+@pytest.mark.parametrize("home", ["chief"], indirect=True)
+def test_an_optimiser_reports_to_a_standup_by_what_the_ledger_says(home: Home, panes: list[Pane]) -> None:
+    assign(home, "r1", "schedule")
+    ledger = Ledger(home.ledger)
+    body = {"what": "opened", "number": 1, "why": "w", "agents": ["r1", "r2"], "deadline": time.time() + 60, "finished": 0}
+    ledger.append("standup", body, "S0001")
+    ledger.close()
+    Mail(home.comms).send("lab", "r1", "Standup 1", kind="standup", about="S0001")
+    seat(panes, home)
+    path = home.org / "standups" / "1" / "r1.md"
+    until(path.is_file, "its report")
+    report = parse(path.read_text(), 6000)
+    assert report.signed == ["r1"] and "nothing finished" in report.done and "schedule" in report.next
 
 
 @pytest.mark.parametrize("home", ["chief"], indirect=True)

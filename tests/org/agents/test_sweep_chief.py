@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
-from org.agents.sweep import assigned_areas
-from org.agents.sweep_chief import best_improved, choose, deal, dry_areas, earned_share, nominees
+from org.agents.sweep_chief import best_improved, choose, deal, dry_areas, earned_share, nominees, reader, shares
 from org.agents.worker import superseded
 from tests.org.agents.paper import Paper
 
@@ -96,13 +96,37 @@ def test_an_area_is_dry_after_eight_tries_without_promise(tmp_path: Path) -> Non
     assert dry_areas(paper.state, ["optimiser", "schedule"]) == set()
 
 
-def test_an_assignment_is_read_from_markdown_and_only_known_areas_count() -> None:
-    known = ["optimiser", "schedule", "architecture"]
-    body = "Your part:\n\n```yaml\nareas: [schedule, optimiser]\n```\n\nGood luck.\n"
-    assert assigned_areas(body, known) == ["optimiser", "schedule"]
-    assert assigned_areas("areas: [schedule, ../../etc, 7]\n", known) == ["schedule"]
-    for hostile in ("", "areas: schedule", "areas: [", "areas: [!!python/object:os.system x]", "areas: [{a: b}]"):
-        assert assigned_areas(hostile, known) == []
+def assigned_by(paper: Paper, by: str, agent: str, *areas: str, idea: str = "") -> None:
+    body = {"agent": agent, "areas": list(areas), "hypothesis": "", "idea": idea, "gpu_hours": None, "why": "w"}
+    body["deadline"] = time.time() + 60
+    paper.ledger.append_new("assignment", "W", body, by)
+
+
+def test_whom_a_person_assigned_keeps_that_and_the_rest_is_dealt_to_the_others(tmp_path: Path) -> None:
+    paper, now = Paper(tmp_path), time.time()
+    areas = {"optimiser": 4, "schedule": 3, "architecture": 5}
+    assigned_by(paper, "chief", "r1", "schedule")
+    assert set(shares(paper.state, areas, ["r1", "r2"], "chief", now)) == {"r1", "r2"}
+    assigned_by(paper, "person", "r1", "schedule")
+    assert shares(paper.state, areas, ["r1", "r2"], "chief", now) == {"r2": ["architecture", "optimiser"]}
+    assert set(shares(paper.state, areas, ["r1", "r2"], "chief", now + 61)) == {"r1", "r2"}, "when it is over it is the chief's again"
+    assert shares(paper.state, {"schedule": 3}, ["r1", "r2"], "chief", now) == {"r2": ["schedule"]}, "rather that than nothing"
+
+
+def test_an_area_that_somebody_took_up_again_is_not_dry_for_its_past(tmp_path: Path) -> None:
+    paper = Paper(tmp_path)
+    for number in range(8):
+        paper.tried({"A": 1.0 + number}, 1.1, family="optimiser")
+    paper.ledger.append("retired", {"evidence": ["E0001"], "why": "w"}, "optimiser", "chief")
+    paper.ledger.append("reopened", {"why": "the data changed"}, "optimiser", "person")
+    assert dry_areas(paper.state, ["optimiser"]) == set()
+
+
+def test_a_person_s_idea_goes_to_who_reads_in_turn(tmp_path: Path) -> None:
+    paper = Paper(tmp_path)
+    assert reader(paper.state, ["r2", "r3"]) == "r2"
+    assigned_by(paper, "chief", "r2", idea="E0001")
+    assert reader(paper.state, ["r2", "r3"]) == "r3"
 
 
 def _made(folder: Path) -> Path:

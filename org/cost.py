@@ -1,0 +1,142 @@
+"""What agents cost: tokens and dollars by agent, written to `.org/agents/<agent>/cost.json` by the controller, and their budgets.
+
+The figures come from each backend's own records (`Backend.cost`). What is unknown stays unknown: a price that nobody knows is
+None and never zero. A budget first stops politely (`limit` tells the agent to finish), then firmly (its process is ended).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from lab.files import read_json, write_json
+from lab.home import Home
+from org.agents import base
+from org.agents.base import Cost, Seat
+from org.agents.prices import added
+
+KEYS = ("input_tokens", "cached_tokens", "written_tokens", "output_tokens")
+FIRM = 1.1
+"""At this part of its budget an agent's process is ended, whatever it is at."""
+MOST = 1e15
+"""No count of tokens and no sum of dollars is that large."""
+GRACE = 180.0
+"""Seconds after the polite word until the process is ended all the same."""
+
+
+def write(home: Home, agent: str, cost: Cost) -> None:
+    """Keep what an agent has used so far; nothing is written when nothing changed."""
+    before = read(home, agent)
+    now: dict[str, Any] = {"model": cost.model, "tokens": cost.tokens, "dollars": cost.dollars}
+    now |= {key: getattr(cost, key) for key in KEYS}
+    if before is None or any(before.get(key) != value for key, value in now.items()):
+        write_json(home.agents / agent / "cost.json", {**now, "time": time.time()})
+
+
+def read(home: Home, agent: str) -> dict[str, Any] | None:
+    """{model, tokens, dollars (None: unknown), input_tokens, ..., time}; None where nothing is known."""
+    found = read_json(home.agents / agent / "cost.json")
+    if found is None or not _counted(found.get("tokens")):
+        return None
+    dollars = found.get("dollars")
+    known = isinstance(dollars, int | float) and not isinstance(dollars, bool) and 0 <= dollars < MOST
+    return {**found, "dollars": float(dollars) if known else None}  # type: ignore[arg-type]
+
+
+def _counted(tokens: object) -> bool:
+    return isinstance(tokens, int) and not isinstance(tokens, bool) and 0 <= tokens < MOST
+
+
+def of(seat: Seat) -> Cost | None:
+    """What an agent has used in all its lives, with whatever backend: one that was swapped does not begin anew. Raises what reading
+    untrusted records may raise."""
+    found: Cost | None = None
+    for name in dict.fromkeys([*base.SHIPPED, seat.backend]):
+        if name == seat.backend or (seat.folder / name).is_dir():
+            one = base.load(name).cost(replace(seat, backend=name))
+            if one is not None and not all(_counted(getattr(one, key)) for key in KEYS):
+                raise ValueError(f"{name} tells of no count of tokens")
+            found = added(found, one)
+    return found
+
+
+def said(cost: dict[str, Any] | None) -> str:
+    """12,300 tokens, $0.25; "" for who cost nothing."""
+    if not cost or not cost["tokens"]:
+        return ""
+    dollars = "price unknown" if cost["dollars"] is None else f"${cost['dollars']:.2f}"
+    return f"{cost['tokens']:,} tokens, {dollars}"
+
+
+@dataclass(frozen=True)
+class Sum:
+    """The cost of several agents."""
+
+    tokens: int
+    dollars: float
+    """Of those whose price is known."""
+    unknown: list[str]
+    """Agents that used tokens at a price that nobody knows."""
+
+    def __str__(self) -> str:
+        price = f"${self.dollars:.2f}"
+        if self.unknown:
+            others = f"the unknown price of {', '.join(self.unknown)}"
+            price = f"{price} and {others}" if self.dollars else others
+        return f"{self.tokens:,} tokens, {price}"
+
+
+def total(costs: Mapping[str, dict[str, Any] | None]) -> Sum | None:
+    """Sum over agents; None when none of them cost anything."""
+    known = {name: cost for name, cost in costs.items() if cost and cost["tokens"]}
+    if not known:
+        return None
+    dollars = sum(cost["dollars"] for cost in known.values() if cost["dollars"] is not None)
+    return Sum(
+        sum(cost["tokens"] for cost in known.values()),
+        dollars,
+        sorted(name for name, cost in known.items() if cost["dollars"] is None),
+    )
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What may be spent; None: no limit."""
+
+    dollars: float | None = None
+    tokens: int | None = None
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> Budget:
+        """From an agent's settings `budget_dollars` and `budget_tokens`; what is no positive number is no limit."""
+        dollars, tokens = settings.get("budget_dollars"), settings.get("budget_tokens")
+        return cls(
+            float(dollars) if isinstance(dollars, int | float) and dollars > 0 else None,
+            int(tokens) if isinstance(tokens, int | float) and tokens > 0 else None,
+        )
+
+    def spent(self, costs: Iterable[dict[str, Any] | None]) -> float:
+        """The part that is spent, 0 to above 1: the larger of dollars and tokens. An unknown price counts nothing."""
+        known = [cost for cost in costs if cost]
+        parts = [0.0]
+        if self.dollars:
+            parts.append(sum(cost["dollars"] or 0.0 for cost in known) / self.dollars)
+        if self.tokens:
+            parts.append(sum(cost["tokens"] for cost in known) / self.tokens)
+        return max(parts)
+
+    def __str__(self) -> str:
+        limits = [f"${self.dollars:g}"] if self.dollars else []
+        limits += [f"{self.tokens:,} tokens"] if self.tokens else []
+        return " or ".join(limits) or "no limit"
+
+
+def limit(part: float, told_at: float | None, now: float) -> str:
+    """What to do at this part of a budget: "" (go on), "tell" (ask the agent to finish) or "end" (end its process)."""
+    if part < 1:
+        return ""
+    if part >= FIRM or (told_at is not None and now - told_at > GRACE):
+        return "end"
+    return "tell" if told_at is None else ""

@@ -1,0 +1,361 @@
+"""The agents of a running session: in their panes, alive, awake, labelled and, by `org.spending`, within their budgets. Called by the
+controller.
+
+Everything is looked at anew each time and then the smallest thing is done. What is kept here (`org.attendance`) is lost with the
+controller without harm; whose budget is spent, and who was swapped and not started since, is read off the ledger.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from comms.mailbox import Mail
+from comms.message import MailError
+from lab.errors import UserError
+from lab.home import Home
+from lab.laboratory import Laboratory
+from lab.process import starved
+from lab.requests import waiting
+from lab.state import forged
+from org import nudge, prompt, wake
+from org.agents import base
+from org.agents.cli import TRIES
+from org.agents.event import read_events
+from org.attendance import Attendance
+from org.design import Design
+from org.grid import Grid, PaneSpec, PaneState
+from org.spending import Spending
+from org.standup import POST
+from org.status import AgentStatus, in_words, look
+from org.touched import Touched
+from org.typed import LAG, Typed, What
+from tasks.spec import Task
+from worktrees.repo import Repo
+
+log = logging.getLogger("orgctl")
+STARVED = 10.0
+"""Seconds within which a process that was killed and the kernel's word that memory ran out belong together: a large one ends slowly."""
+
+
+@dataclass
+class Team:
+    """Everybody who has a seat."""
+
+    home: Home
+    design: Design
+    task: Task
+    repo: Repo
+    lab: Laboratory
+    grid: Grid
+    mail: Mail
+    size: tuple[int, int] = (220, 50)
+    attendance: dict[str, Attendance] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)
+    typed: dict[str, Typed] = field(default_factory=dict)
+    touched: Touched = field(default_factory=Touched)
+    swapped: set[str] = field(default_factory=set)
+    """Who was swapped and has not been started since."""
+    kills: int = field(default_factory=starved)
+    """What the kernel killed for want of memory so far, and when that was last seen to grow."""
+    killed: float = -math.inf
+
+    def __post_init__(self) -> None:
+        self.take(self.design)
+        self.spending = Spending(self.home, self.lab.ledger, self.grid, self.mail, self.attendance)
+        for fact in (one for one in self.lab.ledger.each("agent") if not forged(one)):
+            what, record = fact.body.get("what"), self.attendance.setdefault(fact.subject, Attendance(born=time.monotonic()))
+            if what == "budget_told":
+                record.budget_told, record.budget_letter = fact.time, str(fact.body.get("letter") or "")
+            elif what == "budget_raised":
+                record.budget_told, record.budget_letter = None, ""
+            elif what in ("budget_spent", "started", "restarted"):
+                record.given_up = what == "budget_spent"
+            if what == "swapped":
+                self.swapped.add(fact.subject)
+            elif what in ("started", "restarted"):
+                self.swapped.discard(fact.subject)
+        self.typed = {name: Typed(self.home, name) for name in self.seats}
+        for fact in self.lab.ledger.each("intervention"):
+            if fact.subject in self.typed and fact.body.get("what") == "typed":
+                at = fact.body.get("at")
+                self.typed[fact.subject].noted = at if isinstance(at, float) else fact.time
+
+    def count(self) -> None:
+        """Write down what everybody has used, and hold them to their budgets."""
+        self.spending.count(self.seats, self.design)
+
+    def take(self, design: Design) -> None:
+        """Go on with this design: its agents sit here from now on."""
+        self.design = design
+        self.seats = {seat.agent: seat for seat in design.seats(self.home)}
+
+    # Seats and panes
+
+    def found_worktrees(self) -> None:
+        """A worktree and branch for every agent that has a slot, a folder and an inbox for everybody."""
+        for seat in self.seats.values():
+            if seat.slot is not None:
+                note = self.repo.add_worktree(seat.agent, seat.worktree, self.lab.state.trunk)
+                if note:
+                    log.warning("%s", note)
+            seat.folder.mkdir(parents=True, exist_ok=True)
+            (self.home.comms / "inbox" / seat.agent / "new").mkdir(parents=True, exist_ok=True)
+        for name in ("person", POST):
+            (self.home.comms / "inbox" / name / "new").mkdir(parents=True, exist_ok=True)
+
+    def pane(self, agent: str) -> PaneSpec:
+        """What an agent's pane should run. Writes nothing."""
+        seat = self.seats[agent]
+        launch = base.load(seat.backend).launch(seat)
+        env = {**base.seat_env(seat), "TERM": "tmux-256color", **launch.env, **launch.secrets}
+        return PaneSpec(agent, seat.role, launch.argv, launch.cwd, env)
+
+    def _prepared(self, agent: str) -> tuple[PaneSpec, str]:
+        """The pane of an agent that is about to start, and the hash of the prompt that was laid down for it."""
+        seat = self.seats[agent]
+        told = prompt.lay_down(self.home, self.design, self.task, seat)
+        return self.pane(agent), told
+
+    def board(self) -> PaneSpec:
+        argv = [sys.executable, "-I", "-m", "org.board"]
+        return PaneSpec("board", "board", argv, self.home.root, {"ORGCTL_HOME": str(self.home.root), "ORGCTL_PROGRAM": self.home.program})
+
+    def seat_everybody(self) -> None:
+        """Open the grid and start who is missing; touch nobody who is well, nor who has no budget left."""
+        before = self.grid.running()
+        there = self.grid.observe() or {}
+        ended = {name for name, record in self.attendance.items() if record.given_up and name in there}
+        prepared = {name: self._prepared(name) for name in self.seats if name not in ended and not _runs(there.get(name))}
+        started = self.grid.ensure(self.board(), [pane for pane, _ in prepared.values()], self.size)
+        for name in started:
+            if name in self.seats:
+                what = "restarted" if before else "started"
+                self._began(name, what, prepared[name][1])
+                self._anew(name)
+        for name in self.seats:
+            self.grid.log_to(name, self.seats[name].folder / "screen.log")
+
+    def start_swapped(self) -> None:
+        """Start anew who was swapped and has not been started since: no controller served then, or it died in between."""
+        for name in [name for name in self.seats if name in self.swapped]:
+            try:
+                self.restart(name, "swapped")
+            except (UserError, OSError) as error:  # the others are well
+                log.error("%s was swapped and cannot be started: %s", name, error)
+
+    def restart(self, agent: str, why: str) -> None:
+        """Start an agent's process anew, given up or not."""
+        self._anew(agent)
+        self._respawn(agent, why=why)
+
+    def _anew(self, agent: str) -> None:
+        """A new life; what was said of a spent budget holds on, or each start would buy some minutes."""
+        before = self.attendance.get(agent, Attendance())
+        self.attendance[agent] = Attendance(
+            born=time.monotonic(), budget_told=before.budget_told, budget_letter=before.budget_letter
+        )
+
+    def _respawn(self, agent: str, **more: Any) -> None:
+        """Another process in the agent's pane, written down with `more`."""
+        pane, told = self._prepared(agent)
+        self.grid.respawn(pane)
+        self.grid.log_to(agent, self.seats[agent].folder / "screen.log")
+        self._began(agent, "restarted", told, **more)
+
+    def _began(self, agent: str, what: str, told: str, **more: Any) -> None:
+        seat = self.seats[agent]
+        self.swapped.discard(agent)
+        self.lab.ledger.append("agent", {"what": what, "backend": seat.backend, "role": seat.role, "prompt": told, **more}, agent)
+        self.typed[agent].over(time.time())  # with its process; another backend may have nothing that says so
+        self.note_typed()
+
+    # Looking
+
+    def attend(self) -> None:
+        """Look at the panes; restart who died, slower each time, and give up on who dies again and again."""
+        seen = self.grid.observe()
+        if seen is None:
+            if not self.grid.running():
+                self.seat_everybody()
+            return
+        now = time.monotonic()
+        if (kills := starved()) != self.kills:
+            self.kills, self.killed = kills, now
+        for name in self.seats:
+            record = self.attendance.setdefault(name, Attendance(born=now))
+            pane = seen.get(name)
+            if record.given_up or (pane is not None and not pane.dead):
+                continue
+            if pane is None:
+                self.seat_everybody()
+                return
+            self._bring_back(name, pane, record, now)
+        board = seen.get("board")
+        if board is None or board.dead:
+            self.grid.respawn(self.board()) if board else self.seat_everybody()
+        self.label(seen)
+
+    def _bring_back(self, name: str, pane: PaneState, record: Attendance, now: float) -> None:
+        if record.next_try == 0.0:
+            pane = self._ended(name, pane)
+            if now - record.born > self.design.process.restart.well_seconds:
+                record.restarts = 0
+            wait = self.design.process.restart.wait(record.restarts)
+            record.starved = pane.exit_signal == "SIGKILL" and now - self.killed < STARVED
+            if wait is None:
+                record.given_up = True
+                shown = self.grid.capture(name, 200).splitlines()  # with history: tmux's own word of the death scrolls the screen
+                last = [line.strip() for line in shown if line.strip() and not line.startswith("Pane is dead")]
+                body = {
+                    "what": "gave_up", "restarts": record.restarts, "exit": pane.exit_status, "signal": pane.exit_signal,
+                    "memory": record.starved, "screen": "\n".join(last[-12:]),
+                }  # fmt: skip
+                self.lab.ledger.append("agent", body, name)
+                return
+            record.next_try = now + wait
+        elif now >= record.next_try:
+            record.restarts, record.next_try, record.born = record.restarts + 1, 0.0, now
+            self.found_worktrees()
+            self._respawn(name, exit=pane.exit_status, signal=pane.exit_signal, memory=record.starved, restarts=record.restarts)
+
+    def _ended(self, name: str, pane: PaneState) -> PaneState:
+        """The pane with how its process ended: tmux sees the terminal close first and hears of the exit later, at times only
+        when it is made to look (`Grid.observe`). Waits at most a second: a signal is not told before tmux 3.3."""
+        deadline = time.monotonic() + 1.0
+        while pane.untold and time.monotonic() < deadline:
+            time.sleep(0.05)
+            pane = (self.grid.observe() or {}).get(name, pane)
+        return pane
+
+    def status(self, name: str, pane: PaneState | None, grid: Grid | None = None) -> AgentStatus:
+        return look(self.home, self.seats[name], name, pane, True, self.lab.state, time.time(), grid)
+
+    def label(self, seen: dict[str, PaneState]) -> None:
+        """Who sits where and how it goes, on the borders; one call of tmux, and only when something changed."""
+        labels, states, now = {}, {}, time.time()
+        for name, seat in self.seats.items():
+            status = self.status(name, seen.get(name), self.grid)
+            trying = self.attendance.setdefault(name, Attendance()).waking
+            why = wake.held_up(trying, status.state)
+            held = f"mail waits: {why}" if why else ""
+            tells = status.state in ("needs_person", "rate_limited", "paused", "failed", "dead") or status.text.startswith(TRIES)
+            asks = status.text if tells else ""
+            parts = [
+                name, seat.role, f"slot {seat.slot}" if seat.slot is not None else "",
+                in_words(status.state, status.until, now), asks, status.experiment or "", held,
+            ]  # fmt: skip
+            labels[name], states[name] = " · ".join(part for part in parts if part), status.state
+        if labels != self.labels:
+            self.grid.label(labels, states)
+            self.labels = labels
+        minds = {name: base.load(seat.backend) for name, seat in self.seats.items() if seat.slot is not None}
+        seats = {name: self.seats[name] for name, backend in minds.items() if backend.typed or backend.sent_on}
+        for name, paths in self.touched.look(seats, states, self.task.editable, now).items():
+            at_work = sorted(other for other, state in states.items() if state == "working")
+            self.lab.ledger.append("agent", {"what": "touched", "paths": paths, "at_work": at_work}, name)
+
+    # Waking
+
+    def wake(self) -> None:
+        """Type a line where mail waits for an idle agent, and send on those that have nothing to do. Twice a second."""
+        self.note_typed()
+        reached = {name: base.load(seat.backend) for name, seat in self.seats.items()}
+        if not any(backend.typed or backend.sent_on for backend in reached.values()):
+            return
+        seen = self.grid.observe() or {}
+        for name, backend in reached.items():
+            pane = seen.get(name)
+            if pane is None or pane.dead or not (backend.typed or backend.sent_on):
+                continue
+            record = self.attendance.setdefault(name, Attendance())
+            status = self.status(name, pane)
+            if backend.typed:
+                self._end_typed(name, status)
+            if backend.sent_on and record.budget_told is None:
+                self._send_on(name, record, status)
+            if backend.typed:
+                self._wake(name, backend, record, status, pane)
+
+    def _wake(self, name: str, backend: base.Backend, record: Attendance, status: AgentStatus, pane: PaneState) -> None:
+        unread, first = self.mail.waiting(name), self.mail.oldest(name)
+        if record.budget_told is not None:  # only for the letter that says so; a prompt in a pane taken over hands over nothing
+            first = f"{record.budget_letter}.md"
+            unread = int(bool(record.budget_letter) and (self.mail.folders(name)[0] / first).exists())
+        if not unread and record.waking == wake.IDLE:
+            return
+        now = time.time()
+        heard, typed = _heard(self.home, name), self.grid.clients_on(name)
+        box = backend.box(self.grid.capture(name, escapes=True)) if status.state in wake.CALM else None  # last: it is what Enter meets
+        sight = wake.Sight(status.state, unread, box, heard, typed, pane.in_mode, first)
+        move, record.waking = wake.decide(sight, record.waking, now)
+        if move == "paste":
+            self.grid.paste(name, wake.LINE)
+        elif move == "enter":
+            self.grid.enter(name)
+        elif move == "undelivered":
+            body = {"what": "undelivered", "unread": unread, "why": record.waking.why}
+            self.lab.ledger.append("agent", body, name)
+
+    def _send_on(self, name: str, record: Attendance, status: AgentStatus) -> None:
+        """The process's word to an agent that is idle with nothing under way."""
+        now = time.time()
+        if status.state != "idle" or self.seats[name].role in nudge.NEVER:
+            record.idle_since = None
+            return
+        mine = sum(one.agent == name for one in self.lab.state.experiments.values())
+        if mine != record.proposals:
+            record.words, record.proposals = 0, mine
+        record.idle_since = record.idle_since or now
+        due = record.words < nudge.MOST and now - record.idle_since >= nudge.wait(record.words)
+        if due and not self.mail.waiting(name):
+            try:
+                self.mail.send("org", name, nudge.text(self.lab.state, name, self.seats[name].role), kind="process")
+            except (MailError, OSError) as error:
+                log.error("a word to %s: %s", name, error)
+            record.idle_since, record.words = now, record.words + 1
+
+    # What people type
+
+    def note_typed(self, until: float | None = None) -> None:
+        """Write down the turns that people began by typing into a pane, by then (seconds since the epoch). None: all there are, but
+        not beyond the oldest request that waits, since whether that was made in such a turn is asked when it is taken."""
+        for typed in self.typed.values():
+            typed.read()
+        if until is None:  # asked for after the events were read: no turn is over before what was asked for in it is seen
+            until = min((request.time for request in waiting(self.home) if request.time is not None), default=None)
+        for name, typed in self.typed.items():
+            self._note(name, typed.moves(until))
+            if name in self.lab.state.typed_in and typed.begun is None and not typed.ahead:  # told by one that looked at it otherwise
+                self._note(name, [("typed_end", time.time())])
+
+    def _note(self, name: str, moves: list[tuple[What, float]]) -> None:
+        for what, moment in moves:
+            if what == "typed" or name in self.lab.state.typed_in:
+                self.lab.ledger.append("intervention", {"what": what, "at": moment}, name, "person")
+                self.lab.refresh()
+
+    def _end_typed(self, name: str, status: AgentStatus) -> None:
+        """An interrupt and an error of the API end a turn and are no event of every CLI: its own records say that it is idle."""
+        begun, now = self.typed[name].begun, time.time()
+        if begun is None or status.state not in (*wake.CALM, "rate_limited", "dead", "failed"):
+            return
+        dated = status.state != "waiting" and status.since is not None  # one that waits is dated by its run
+        if (status.since or 0.0) >= begun if dated else now - begun > LAG:
+            self.typed[name].over(now)
+            self.note_typed()
+
+
+def _runs(pane: PaneState | None) -> bool:
+    """Is the agent's own process there?"""
+    return pane is not None and not pane.dead and not pane.placeholder
+
+
+def _heard(home: Home, name: str) -> float | None:
+    """When an agent last took in a prompt, by its events."""
+    events = read_events(home, name, 50)
+    return next((float(event["time"]) for event in reversed(events) if event.get("hook") == "UserPromptSubmit"), None)

@@ -1,0 +1,162 @@
+"""Roles and backends are swapped in a session that lives, and the ledger says so with both hashes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from lab.errors import UserError
+from lab.home import Home
+from lab.ledger import Fact, Ledger
+from lab.state import State
+from org import design as designs
+from org import role, swap
+from org.events import describe
+from org.session import Wish, found, reopen
+from org.swap import Swap
+from tests.conftest import TOY, Org, until
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return found(tmp_path / "research", Wish(task=str(TOY), name="t-swap", slots=2))
+
+
+def apply(home: Home, wanted: Swap) -> list[str]:
+    ledger = Ledger(home.ledger)
+    try:
+        return swap.apply(home, designs.read(home), wanted, ledger, "person")[1]
+    finally:
+        ledger.close()
+
+
+def facts(home: Home, kind: str) -> list[Fact]:
+    ledger = Ledger(home.ledger)
+    try:
+        return [fact for fact in ledger.facts() if fact.kind == kind]
+    finally:
+        ledger.close()
+
+
+def test_a_session_that_begins_with_a_role_of_ones_own_is_named_like_any_other(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.md"
+    mine.write_text("# Mine\n")
+    made = found(tmp_path / "garden", Wish(task=str(TOY), slots=1, roles={"researcher": str(mine)}))
+    assert designs.read(made).name == "garden"
+
+
+def test_a_backend_is_swapped_for_an_agent_or_for_a_role(home: Home) -> None:
+    before = designs.read(home)
+    assert apply(home, Swap(backends={"researcher": "shell"})) == ["r1", "r2"]
+    after = designs.read(home)
+    assert [one.backend for one in after.design.agents] == ["sweep", "shell", "shell"]
+    last = facts(home, "session")[-1].body
+    assert last == {"org_hash": after.hash, "swapped_from": before.hash}
+    assert {fact.subject: fact.body["backend"] for fact in facts(home, "agent")} == {n: ["sweep", "shell"] for n in ("r1", "r2")}
+    assert apply(home, Swap(backends={"r1": "shell"})) == [], "it is so already"
+
+
+def test_a_role_text_is_swapped_for_one_agent_alone(home: Home, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.md"
+    mine.write_text("# Mine\n")
+    assert apply(home, Swap(roles={"r2": str(mine)})) == ["r2"]
+    old, new = facts(home, "agent")[-1].body["role"]
+    assert old == role.load("researcher", role.find()["researcher"]).hashes()["roles/researcher.md"] and new != old
+    assert apply(home, Swap(roles={"researcher": str(mine)})) == ["r1", "r2"], "r1 had the shipped one"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        (Swap(backends={"r9": "shell"}), "no agent and no role here is called 'r9': choose one of chief, r1, r2, chief-scientist, res"),
+        (Swap(backends={"r1": "magic"}), "unknown backend 'magic'"),
+        (Swap(roles={"r1": "/no/such/file.md"}), "cannot be read"),
+    ],
+)
+def test_a_wrong_swap_changes_nothing(home: Home, wanted: Swap, message: str) -> None:
+    before, count = home.settings.read_bytes(), len(facts(home, "agent"))
+    with pytest.raises(UserError, match=message):
+        apply(home, wanted)
+    assert home.settings.read_bytes() == before and len(facts(home, "agent")) == count
+
+
+def test_another_design_still_needs_another_directory(home: Home) -> None:
+    reopen(home.root, Wish(design="chief"))
+    with pytest.raises(UserError, match="another organisation"):
+        reopen(home.root, Wish(design="solo"))
+
+
+def test_settings_and_budgets_are_swapped_when_the_design_is_named_again(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+
+    def written(settings: str, budget: str) -> Wish:
+        agents = f"agents:\n  - {{role: researcher, count: 2, backend: chat, settings: {{{settings}}}}}\n"
+        mine.write_text(f"name: mine\nabout: x\n{agents}process: {{budget: {{{budget}}}}}\n")
+        return Wish(design=str(mine), task=str(TOY), name="t-swap", slots=2)
+
+    server = "provider: openai-chat, base_url: 'http://127.0.0.1:9/v1', model: m, budget_tokens"
+    home = found(tmp_path / "research", written(f"{server}: 1000", ""))
+    wish = written(f"{server}: 5000", "budget_dollars: 7")
+    reopen(home.root, wish)
+    wanted = wish.swap(designs.read(home))
+    assert Swap.of(json.loads(json.dumps(asdict(wanted)))) == wanted and apply(home, wanted) == ["r1", "r2"]
+    after = designs.read(home).design
+    assert [one.settings["budget_tokens"] for one in after.agents] == [5000, 5000] and after.process.budget.budget_dollars == 7
+    line = describe(facts(home, "agent")[-1], State())
+    assert line == "r2 swapped by person: budget_tokens 1000 gives way to 5000"
+    assert wish.swap(designs.read(home)) == Swap() and apply(home, wish.swap(designs.read(home))) == []
+    with pytest.raises(UserError, match="r1: backend chat cannot start: settings of backend chat: budget_tokens"):
+        apply(home, written(f"{server}: lots", "").swap(designs.read(home)))
+    for wrong in ({"settings": {"r1": 3}}, {"budget": "much"}, {"roles": {"r1": 3}}):
+        with pytest.raises(UserError, match="not valid"):
+            Swap.of(wrong)
+    with pytest.raises(UserError, match="the budget of all"):
+        apply(home, Swap(budget={"budget_dollars": -1}))
+
+
+def said(org: Org, agent: str) -> str:
+    return next(str(row["state"]) for row in org.status()["agents"] if row["agent"] == agent)
+
+
+def test_option_words() -> None:
+    assert swap.pairs(["chief=claude", "r1=shell"], "--backend") == {"chief": "claude", "r1": "shell"}
+    for wrong in ("chief", "chief=", "=claude"):
+        with pytest.raises(UserError, match="write NAME=VALUE"):
+            swap.pairs([wrong], "--backend")
+
+
+@pytest.mark.slow
+def test_a_living_organisation_swaps_who_is_meant_and_touches_nobody_else(org: Org, tmp_path: Path) -> None:
+    org.up("--slots", "2", "--backend", "shell")
+    before = org.panes()
+    mine = tmp_path / "mine.md"
+    mine.write_text("# Mine\n")
+    assert "swapped: r1" in org("restart", "r1", "--role", str(mine))
+    after = until(lambda: (seen := org.panes()).get("r1", before["r1"]) != before["r1"] and seen, "r1 anew", 20)
+    assert {name: after[name] for name in ("board", "chief", "r2")} == {name: before[name] for name in ("board", "chief", "r2")}
+    assert org("prompt", "r1").startswith("# Mine") and org("prompt", "r2").startswith("# Researcher")
+    assert "swapped: chief" in org("up", str(org.root), "--detach", "--backend", "chief=sweep", cwd=tmp_path), "from anywhere"
+    until(lambda: said(org, "chief") not in ("starting", "dead", "failed"), "the sweep chief", 30)
+    assert "swapped: chief" not in org("up", "--detach", "--backend", "chief=sweep")
+    assert "is for people" in org("restart", "r2", "--role", str(mine), env={"ORGCTL_AGENT": "chief"}, code=2)
+
+
+@pytest.mark.slow
+def test_take_over_and_release_are_facts_and_runs_begun_meanwhile_are_assisted(org: Org) -> None:
+    org.up("--slots", "1", "--design", "solo", "--backend", "shell")
+    me = {"ORGCTL_AGENT": "r1"}
+    org("takeover", "r1")
+    until(lambda: org.status()["agents"][0]["state"] == "taken_over", "the border shows it", 10)
+    propose = ["exp", "propose", "--hypothesis", "nothing", "--mechanism", "none", "--json"]
+    name = json.loads(org(*propose, env=me))["experiment"]
+    model = org.home.worktrees / "r1" / "toy" / "model.py"
+    model.write_text(model.read_text() + "\n# assisted\n")
+    org("exp", "run", name, env=me)
+    until(lambda: org.state.experiments[name].attempts, "its attempt")
+    until(lambda: [run for run in org.state.runs.values() if run.experiment == name], "its run", 60)
+    assert all(run.assisted for run in org.state.runs.values() if run.experiment == name)
+    org("takeover", "r1", "--toggle")
+    assert "r1" not in org.state.taken_over
