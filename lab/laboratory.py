@@ -9,10 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from lab import audit, promotion
+from lab import audit, backup, disowned, promotion, verify
 from lab.attempt import without_comparison
 from lab.executors import local
 from lab.experiment import decide
+from lab.files import read_json
 from lab.home import Home
 from lab.ledger import Fact, Ledger
 from lab.records import Experiment
@@ -28,7 +29,8 @@ FIRST_SEED = 1000
 
 @dataclass
 class Laboratory:
-    """`chiefs` are the agents who may order confirmations and promotions; a person always may."""
+    """`chiefs` are the agents who may order confirmations and promotions; a person always may. With `alone` this is the one that
+    serves: what it alone writes and did not is disowned."""
 
     home: Home
     task: Task
@@ -37,10 +39,12 @@ class Laboratory:
     slots: list[Slot]
     chiefs: set[str] = field(default_factory=set)
     home_slots: dict[str, int] = field(default_factory=dict)
+    alone: bool = False
 
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.home.ledger)
         self.view = View(self.ledger)
+        self.known, _ = self.ledger.head()
         self.runs = Runs(self.home, self.task, self.slots, self.view)
 
     @property
@@ -48,8 +52,24 @@ class Laboratory:
         return self.view.state
 
     def refresh(self) -> list[Fact]:
-        """Fold in what the ledger got since, by whomever."""
-        return self.view.refresh()
+        """Fold in what the ledger got since, by whomever; what somebody else wrote in the laboratory's name is disowned."""
+        new = self.view.refresh()
+        if self.alone and self.known < self.state.last:
+            fresh = self.ledger.facts(after=self.known)
+            self.known = fresh[-1].id
+            if found := disowned.imposters(fresh, self.ledger.own):
+                self.ledger.append(disowned.KIND, disowned.body(found, fresh))
+                new = [fact for fact in [*new, *self.view.refresh()] if fact.id not in self.state.disowned]
+        return new
+
+    def vet(self) -> None:
+        """Before the first step: what was written since the head of the chain was last copied, perhaps while nobody served, is derived
+        anew, and disowned where it does not follow. Nothing to do after an orderly end."""
+        copied = (read_json(backup.folder(self.home) / "head.json") or {}).get("fact")
+        after = copied if isinstance(copied, int) else 0
+        if found := verify.unfounded(self.ledger, self.task, self.home.runs, after) if after < self.known else {}:
+            self.ledger.append(disowned.KIND, disowned.body(found, self.ledger.each(after=after)))
+        self.refresh()
 
     def write(self, kind: str, subject: str, body: dict[str, Any], actor: str = "lab") -> None:
         self.ledger.append(kind, body, subject, actor)
@@ -77,6 +97,7 @@ class Laboratory:
         local.collect()
         self.runs.reap()
         for _ in range(20):
+            self.refresh()
             steps = decide(self.state, self.task, self.policy)
             if not steps:
                 return
@@ -84,7 +105,6 @@ class Laboratory:
                 self._carry_out(step)
                 if not isinstance(step, Queue):
                     break
-            self.refresh()
 
     def _carry_out(self, step: Step) -> None:
         if isinstance(step, Queue):
@@ -236,6 +256,7 @@ class Laboratory:
 
     def mirror_trunk(self) -> None:
         """Make the git ref agree with the ledger: forward after a promotion, back when somebody else moved it (an alarm)."""
+        self.refresh()
         wanted = self.state.trunk
         try:
             found = self.repo.trunk()

@@ -10,7 +10,7 @@ import hashlib
 import json
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +64,8 @@ class Ledger:
         if not create and not path.is_file():
             raise UserError(f"no ledger at {path}: run `orgctl up` first")
         self.path = path
+        self.own: set[int] = set()
+        """Numbers of the facts that this object wrote."""
         try:
             self._db = sqlite3.connect(path, timeout=20, isolation_level=None)
             self._db.execute("PRAGMA journal_mode=WAL")
@@ -133,6 +135,7 @@ class Ledger:
         now = time.time()
         digest = fact_hash(previous, now, kind, subject, actor, text)
         self._db.execute("INSERT INTO facts VALUES (?,?,?,?,?,?,?)", (number, now, kind, subject, actor, text, digest))
+        self.own.add(number)
         return Fact(number, now, kind, subject, actor, json.loads(text), digest)
 
     def append(self, kind: str, body: dict[str, Any], subject: str = "", actor: str = "lab") -> Fact:
@@ -145,12 +148,14 @@ class Ledger:
         with self._transaction():
             return [self._insert(kind, subject, actor, body) for kind, subject, body in facts]
 
-    def append_once(self, kind: str, body: dict[str, Any], subject: str, actor: str = "lab") -> Fact | None:
-        """Write the fact unless this actor has written one of this kind about this subject already; None then. Makes a step
-        idempotent, whatever others wrote."""
+    def append_once(
+        self, kind: str, body: dict[str, Any], subject: str, actor: str = "lab", but: Container[int] = ()
+    ) -> Fact | None:
+        """Write the fact unless this actor has written one of this kind about this subject already (those numbered in `but` do not
+        count); None then. Makes a step idempotent, whatever others wrote."""
         with self._transaction():
-            known = "SELECT 1 FROM facts WHERE kind=? AND subject=? AND actor=? LIMIT 1"
-            if self._db.execute(known, (kind, subject, actor)).fetchone():
+            known = self._db.execute("SELECT id FROM facts WHERE kind=? AND subject=? AND actor=?", (kind, subject, actor))
+            if any(number not in but for (number,) in known):
                 return None
             return self._insert(kind, subject, actor, body)
 

@@ -12,6 +12,7 @@ import typer
 from lab import export as exports
 from lab.answer import as_data
 from lab.backup import folder as backup_folder
+from lab.disowned import KIND, passed_over
 from lab.errors import UserError
 from lab.files import read_json
 from lab.home import Home
@@ -56,10 +57,12 @@ def verify(as_json: JsonFlag = False) -> None:
     ledger = Ledger(home.ledger)
     task = Task.model_validate_json(home.task.read_text())
     problems = verified(ledger, task, home.runs, Repo(home.root, home.program), read_json(backup_folder(home) / "head.json"))
-    facts, _ = ledger.head()
-    if not as_data(as_json, {"facts": facts, "problems": problems}):
+    (facts, _), gone = ledger.head(), sorted(passed_over(ledger.each(KIND)))
+    if not as_data(as_json, {"facts": facts, "problems": problems, "disowned": gone}):
         for line in problems or [f"{facts} facts: chain whole, results as recorded, snapshots in git, verdicts as derived anew"]:
             print(printable(line))
+        if gone:
+            print(f"disowned, and passed over by every reader: fact {', '.join(map(str, gone))}")
     if problems:
         raise typer.Exit(1)
 

@@ -22,7 +22,7 @@ LABORATORY = "lab"
 """Who writes what code of ours has found, measured or decided."""
 OURS = (
     "session", "agent", "run", "start", "result", "nomination", "verdict", "checked", "replication", "audit", "carry", "unmerged",
-    "refused", "alarm",
+    "refused", "alarm", "disowned",
 )  # fmt: skip
 """Kinds of facts that only the laboratory itself writes."""
 BANK = 8

@@ -178,7 +178,7 @@ class Runs:
     def _result(self, run: Run, found: dict[str, Any]) -> None:
         body = as_recorded(run, found)
         body["flags"] = self._flags(run, body["metric"], body["account"]) if body["status"] == "ok" else []
-        self.view.ledger.append_once("result", body, run.id)
+        self.view.ledger.append_once("result", body, run.id, but=self.state.disowned)
         self.view.refresh()
 
     def _flags(self, run: Run, metric: dict[str, float], account: dict[str, Any]) -> list[str]:

@@ -32,6 +32,7 @@ Fact kinds (body keys in brackets); a baseline bank, a control and a frontier ar
   agent       [what, ...] started, restarted, stopped, gave_up     subject = agent name
   intervention[what, at]  taken over, released, a turn that a person typed (`at`: when)   subject = agent name
   alarm       [text]  something moved that nobody may move         subject = what
+  disowned    [facts, why]  written in the laboratory's name by somebody else (`lab.disowned`)   subject ""
 and those of `lab.direction`: standup, assignment, dismissal, retired, reopened, budget, priority, answer
 """
 
@@ -44,13 +45,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from lab import disowned
 from lab.direction import KINDS, Direction
+from lab.disowned import forged
 from lab.ledger import Fact, Ledger
 from lab.records import (
     BANK,
-    LABORATORY,
     OTHER_BUDGETS,
-    OURS,
     TEXTS,
     Attempt,
     Audit,
@@ -84,6 +85,8 @@ class State:
     unmerged: set[str] = field(default_factory=set)
     """Experiments that do not apply to the present trunk."""
     alarms: list[str] = field(default_factory=list)
+    disowned: set[int] = field(default_factory=set)
+    """Numbers of the facts that were left out of this fold (`lab.disowned`)."""
     taken_over: set[str] = field(default_factory=set)
     prompts: dict[str, str] = field(default_factory=dict)
     """SHA-256 of what each agent was told at its latest start."""
@@ -151,9 +154,16 @@ class State:
         self.touched.clear()
         return Counter(self.statuses.values())
 
+    def believes(self, fact: Fact) -> bool:
+        """Does this fact count? For whoever reads facts without the fold."""
+        return fact.id not in self.disowned and not forged(fact)
+
     def apply(self, fact: Fact) -> None:
         """Fold one fact in. Unknown kinds and facts about unknown subjects are passed over (a newer version wrote them)."""
         body, subject = fact.body, fact.subject
+        if fact.id in self.disowned:
+            self.last = fact.id
+            return
         if forged(fact):
             who = fact.actor[:40] or "nobody"
             self.alarms.append(f"fact {fact.id} ({fact.kind}) was written by {who}: only the laboratory writes those, it is passed over")
@@ -221,6 +231,8 @@ class State:
                 idea.agent = body["agent"]
         elif fact.kind == "alarm":
             self.alarms.append(body["text"])
+        elif fact.kind == disowned.KIND:
+            self.alarms += map(disowned.alarm, body["why"])
         elif fact.kind == "agent":
             if isinstance(body.get("prompt"), str):
                 self.prompts[subject] = body["prompt"]
@@ -325,38 +337,42 @@ def bank_of(state: State, commit: str) -> Bank:
     return Bank(commit, [run for run in bank.runs if run.status != "ok" or run.environment == state.environment])
 
 
-def forged(fact: Fact) -> bool:
-    """Is it of a kind that only the laboratory writes, and somebody else's? The fold passes it over with an alarm, and so does
-    whoever reads facts without it."""
-    return fact.kind in OURS and fact.actor != LABORATORY
-
-
 def fold(facts: Iterable[Fact]) -> State:
     """The state that these facts describe."""
-    state = State()
-    for fact in facts:
+    known = list(facts)
+    state = State(disowned=disowned.passed_over(known))
+    for fact in known:
         state.apply(fact)
     return state
 
 
 class View:
-    """A state that follows a growing ledger: `refresh` folds only what is new."""
+    """A state that follows a growing ledger: `refresh` folds only what is new, and all of it anew when facts were disowned."""
 
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
         self.state = State()
 
     def refresh(self) -> list[Fact]:
-        """Fold the new facts in and return them."""
+        """Fold the new facts in and return those that count."""
+        new = self.ledger.facts(after=self.state.last)
+        if any(fact.kind == disowned.KIND for fact in new):
+            gone = disowned.passed_over(self.ledger.each(disowned.KIND))
+            if gone != self.state.disowned:
+                self.state = State(disowned=gone)
+                self._fold(self.ledger.facts())
+                return [fact for fact in new if fact.id not in gone]
+        self._fold(new)
+        return [fact for fact in new if fact.id not in self.state.disowned]
+
+    def _fold(self, new: list[Fact]) -> None:
         with _no_collector(self.state):
-            new = self.ledger.facts(after=self.state.last)
             for fact in new:
                 try:
                     self.state.apply(fact)
                 except (KeyError, TypeError, ValueError, AttributeError):  # written by somebody who is not of ours
                     self.state.alarms.append(f"fact {fact.id} ({fact.kind[:40]}) is malformed and was passed over")
                 self.state.last = fact.id
-        return new
 
 
 @contextmanager

@@ -7,6 +7,7 @@ it, by the workflow itself. Under one user id a forger can still make all of it 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -18,6 +19,7 @@ from lab import gate
 from lab.areas import PERSON
 from lab.attempt import without_comparison
 from lab.direction import KINDS
+from lab.disowned import KIND, passed_over
 from lab.errors import Stopped
 from lab.experiment import decide
 from lab.files import read_json
@@ -39,6 +41,9 @@ FIGURES = {
     "checked": ("commit", "effect", "low", "high", "p", "n", "m", "holds"),
 }
 """What must come out the same; wording is left to the version that wrote it."""
+STRICT = (*FIGURES, "audit", "carry", "replication")
+"""Kinds that the facts before them call for, or do not; the others are somebody's choice."""
+MALFORMED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
 OF_TRUNK = ("bank", "frontier")
 """Purposes of runs of a trunk commit, for no experiment."""
 OF_PARENT = ("control", "parent")
@@ -76,27 +81,84 @@ def _rewritten(ledger: Ledger, head: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _replayed(ledger: Ledger, task: Task, state: State) -> Iterator[str]:
-    """Fold fact after fact into `state`, and ask before each that claims something whether the facts so far call for it."""
+    """Fold fact after fact into `state`, and ask before each that claims something whether the facts so far call for it. What was
+    disowned counts for nothing; that it was, must have a reason."""
+    state.disowned = passed_over(ledger.each(KIND))
     for fact in ledger.each():
-        name = f"fact {fact.id} ({clean(fact.kind, 40)} {clean(fact.subject, 40)})"
         try:
-            if why := _stranger(state, fact):
-                yield f"{name} was written by {clean(fact.actor, 40) or 'nobody'}{why}"
-            if fact.kind in FIGURES:
-                yield from (f"{name}: {line}" for line in _claim(state, task, fact))
-            elif fact.kind == "unmerged":
-                yield from (f"{name}: {line}" for line in _unmerged(state, fact))
-            elif fact.kind == "trunk":
-                yield from (f"{name}: {line}" for line in _promotion(state, fact))
-            elif fact.kind in ("audit", "carry", "replication"):
-                yield from (f"{name}: {line}" for line in _table(state, task, fact))
-            elif fact.kind in ("start", "result") and fact.subject not in state.open:
-                yield f"{name}: " + ("it had ended already" if fact.subject in state.runs else "there is no such run")
-            elif fact.kind == "run":
-                yield from (f"{name}: {line}" for line in _queued(state, fact))
+            if fact.id not in state.disowned:
+                yield from (f"{_name(fact)}{line}" for line in _objections(state, task, fact))
+            elif fact.kind in STRICT and not any(_objections(state, task, fact)):
+                yield f"{_name(fact)} was disowned, although the facts before it call for it"
             state.apply(fact)
-        except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-            yield f"{name} is malformed ({type(error).__name__}: {clean(error, 80)})"
+        except MALFORMED as error:
+            if fact.id not in state.disowned:
+                yield f"{_name(fact)} is malformed ({type(error).__name__}: {clean(error, 80)})"
+
+
+def unfounded(ledger: Ledger, task: Task, runs: Path, after: int) -> dict[int, str]:
+    """Number -> why, of the facts after that number which claim what is not so: a nomination or verdict of another word than the facts
+    before it give, a promotion of what is not `improved`, a result that the run's folder does not hold, the disowning of what was right.
+    Figures are left to `verify`: another version may round them differently."""
+    found = dict.fromkeys(_disowned_wrongly(ledger, task, after), "disowns what the facts before it call for")
+    state = State(disowned=passed_over(fact for fact in ledger.each(KIND) if fact.id not in found))
+    for fact in ledger.each():
+        try:
+            late = fact.id > after and fact.id not in state.disowned
+            if late and (why := next(_objections(state, task, fact, figures=False), None) or _other_result(state, task, runs, fact)):
+                found[fact.id] = why.lstrip(": ")
+                state.disowned.add(fact.id)
+            state.apply(fact)
+        except MALFORMED:
+            state.last = fact.id  # readers pass it over
+    return found
+
+
+def _disowned_wrongly(ledger: Ledger, task: Task, after: int) -> set[int]:
+    """Numbers of facts `disowned` after that number which name a nomination, verdict or table that the facts before it call for."""
+    late = {number: fact.id for fact in ledger.each(KIND, after=after) for number in passed_over([fact])}
+    state, found = State(disowned=passed_over(fact for fact in ledger.each(KIND) if fact.id <= after)), set()
+    for fact in ledger.each() if late else ():
+        with contextlib.suppress(*MALFORMED):
+            if fact.id in late and fact.kind in STRICT and not any(_objections(state, task, fact)):
+                found.add(late[fact.id])
+            elif fact.id in late:
+                continue
+            state.apply(fact)
+    return found
+
+
+def _other_result(state: State, task: Task, runs: Path, fact: Fact) -> str | None:
+    """Where a fact is the result of a run: what of it its folder does not hold."""
+    run = state.open.get(fact.subject)
+    if fact.kind != "result" or run is None:
+        return None
+    body = {key: fact.body[key] for key in ("status", "metric", "account", "hashes")}
+    return next(_result(dataclasses.replace(run, **body), task, runs / run.id), None)
+
+
+def _name(fact: Fact) -> str:
+    return f"fact {fact.id} ({clean(fact.kind, 40)} {clean(fact.subject, 40)})"
+
+
+def _objections(state: State, task: Task, fact: Fact, figures: bool = True) -> Iterator[str]:
+    """What speaks against a fact, as ends of sentences about it; `state` is of the facts before it. Raises MALFORMED."""
+    if why := _stranger(state, fact):
+        yield f" was written by {clean(fact.actor, 40) or 'nobody'}{why}"
+    found: Iterator[str] = iter(())
+    if fact.kind in FIGURES:
+        found = _claim(state, task, fact, figures)
+    elif fact.kind == "unmerged":
+        found = _unmerged(state, fact)
+    elif fact.kind == "trunk":
+        found = _promotion(state, fact)
+    elif fact.kind in ("audit", "carry", "replication"):
+        found = _table(state, task, fact, figures)
+    elif fact.kind in ("start", "result") and fact.subject not in state.open:
+        found = iter(["it had ended already" if fact.subject in state.runs else "there is no such run"])
+    elif fact.kind == "run":
+        found = _queued(state, fact)
+    yield from (f": {line}" for line in found)
 
 
 def _stranger(state: State, fact: Fact) -> str:
@@ -125,19 +187,19 @@ def policy(state: State) -> Policy:
     return Policy(**found)
 
 
-def _table(state: State, task: Task, fact: Fact) -> Iterator[str]:
+def _table(state: State, task: Task, fact: Fact, figures: bool) -> Iterator[str]:
     """What an audit, a replication or the next scale gave, against what the workflow makes of the facts before it."""
     steps = decide(state, task, policy(state))
     written = (step for step in steps if isinstance(step, Write) and (step.kind, step.subject) == (fact.kind, fact.subject))
     found = next((step.body for step in written), None)
     if found is None:
         yield f"the facts before it call for no {fact.kind}"
-    elif not same(found, fact.body):
+    elif figures and not same(found, fact.body):
         differs = [clean(key, 40) for key in found if not same(found[key], fact.body.get(key))]
         yield f"its {', '.join(differs)} are not what the facts before it give"
 
 
-def _claim(state: State, task: Task, fact: Fact) -> Iterator[str]:
+def _claim(state: State, task: Task, fact: Fact, figures: bool) -> Iterator[str]:
     """A nomination or verdict, against what the workflow makes of the facts before it."""
     experiment = state.experiments.get(fact.subject)
     if experiment is None or experiment.attempt is None:
@@ -150,9 +212,9 @@ def _claim(state: State, task: Task, fact: Fact) -> Iterator[str]:
         return
     keys = (*keys, *(key for key in found if key in said and key not in (*keys, "reasoning", "text")))
     differs = [key for key in keys if not same(said.get(key), found.get(key))]
-    if differs:
-        figures = ", ".join(f"{key} {_short(said.get(key))} for {_short(found.get(key))}" for key in differs)
-        yield f"says {_word(fact.kind, said)}, but the facts before it give {_word(fact.kind, found)} ({figures})"
+    if differs and (figures or _word(fact.kind, said) != _word(fact.kind, found)):
+        told = ", ".join(f"{key} {_short(said.get(key))} for {_short(found.get(key))}" for key in differs)
+        yield f"says {_word(fact.kind, said)}, but the facts before it give {_word(fact.kind, found)} ({told})"
 
 
 def expected(state: State, task: Task, experiment: Experiment, fact: Fact) -> dict[str, Any] | None:

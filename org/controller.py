@@ -104,6 +104,7 @@ class Controller:
             session.slots_of(self.home, self.session),
             chiefs={seat.agent for seat in seats if seat.role in (role.CHIEF, role.HUMAN)},
             home_slots={seat.agent: seat.slot for seat in seats if seat.slot is not None},
+            alone=True,
         )
         self.orders = Orders(self.lab)
         self.grid = Grid(self.session.name, self.home)
@@ -227,7 +228,7 @@ class Controller:
 
     def run(self) -> None:
         """Serve until a request to stop, the time of `--for`, or a signal; only the signal leaves everything as it is."""
-        self.lab.refresh()
+        self.lab.vet()
         self.team.found_worktrees()
         self.team.seat_everybody()
         self.team.start_swapped()

@@ -12,7 +12,7 @@ from typing import Any
 
 from lab.ledger import Fact
 from lab.records import Experiment, Run
-from lab.state import State, forged
+from lab.state import State
 from lab.text import clean, deviations, figure, interval
 
 
@@ -30,7 +30,7 @@ def describe(fact: Fact, state: State) -> str | None:
     """One line about a fact, without its time; None when people need not hear of it. `state` may be ahead of the
     fact."""
     tell = _TELL.get(fact.kind)
-    if tell is None or forged(fact):  # the fold has an alarm instead
+    if tell is None or not state.believes(fact):  # the fold has an alarm instead
         return None
     try:
         line = tell(fact, state)

@@ -10,7 +10,7 @@ from lab.areas import PERSON
 from lab.ledger import Fact
 from lab.records import Experiment
 from lab.shown import next_step, nominated, unmerged
-from lab.state import State, forged
+from lab.state import State
 from org import notices
 from tasks.spec import Task
 from worktrees.repo import trunk_branch
@@ -21,7 +21,7 @@ Letter = tuple[str, str, str, str]
 
 def letters(fact: Fact, state: State, agents: list[str], task: Task) -> list[Letter]:
     """Who has to hear of this fact. Empty for most, and for what the fold has passed over."""
-    if forged(fact):
+    if not state.believes(fact):
         return []
     if fact.kind in direction.KINDS or fact.kind == "proposal":
         return notices.letters(fact, state, agents)

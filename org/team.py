@@ -21,7 +21,6 @@ from lab.home import Home
 from lab.laboratory import Laboratory
 from lab.process import starved
 from lab.requests import waiting
-from lab.state import forged
 from org import nudge, prompt, wake
 from org.agents import base
 from org.agents.cli import TRIES
@@ -67,7 +66,7 @@ class Team:
     def __post_init__(self) -> None:
         self.take(self.design)
         self.spending = Spending(self.home, self.lab.ledger, self.grid, self.mail, self.attendance)
-        for fact in (one for one in self.lab.ledger.each("agent") if not forged(one)):
+        for fact in filter(self.lab.state.believes, self.lab.ledger.each("agent")):
             what, record = fact.body.get("what"), self.attendance.setdefault(fact.subject, Attendance(born=time.monotonic()))
             if what == "budget_told":
                 record.budget_told, record.budget_letter = fact.time, str(fact.body.get("letter") or "")

@@ -176,13 +176,7 @@ class Worker(ABC):
 
     def look(self) -> None:
         """Follow the ledger and the mail. A fact that this version cannot read is passed over."""
-        new = self.view.ledger.facts(after=self.view.state.last)
-        for fact in new:
-            try:
-                self.view.state.apply(fact)
-            except (KeyError, TypeError, ValueError, AttributeError):
-                self.note(f"fact {fact.id} ({fact.kind}) is in a form that this version does not know", "yellow")
-            self.view.state.last = fact.id
+        new = self.view.refresh()
         if new and not self.seed_word:
             self.seed_word = new[0].hash
         if new:

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from lab import client
 from lab.backup import back_up, folder
 from lab.commands import app
+from lab.errors import UserError
 from lab.executors import local
 from lab.home import Home
 from lab.laboratory import Laboratory
@@ -24,10 +25,12 @@ from lab.ledger import GENESIS, Ledger, fact_hash
 from lab.orders import Orders
 from lab.requests import Request
 from lab.slots import Slot
-from lab.state import State, fold
+from lab.state import State, View, fold
 from lab.steps import Policy
+from tasks.spec import Task
 from tests.conftest import until
 from tests.lab.conftest import Bench
+from worktrees.repo import Repo
 
 pytestmark = pytest.mark.slow  # one real session of a dozen runs, shared by all
 
@@ -313,3 +316,109 @@ def test_a_snapshot_whose_commit_is_gone(home: Home) -> None:
     commit = state(home).experiments["E0002"].attempts[-1].commit
     (home.root / ".git" / "objects" / commit[:2] / commit[2:]).unlink()
     assert f"E0002: commit {commit[:10]} is not in the repository" in problems()
+
+
+# While a controller serves, and before one begins
+
+
+@pytest.fixture
+def serving(home: Home) -> Laboratory:
+    """The laboratory of a controller that serves the session."""
+    task, repo = Task.model_validate_json(home.task.read_text()), Repo(home.root)
+    return Laboratory(home, task, dataclasses.replace(POLICY, promotion="chief"), repo, [Slot(0, "cpu", None, "")], {"chief"}, alone=True)
+
+
+IMPROVED = {
+    "attempt": 1, "verdict": "improved", "effect": -1.0, "low": -1.1, "high": -0.9, "p": 0.0, "n": 4, "m": 8, "sigma": 0.01,
+    "reasoning": [],
+}  # fmt: skip
+
+
+def test_a_verdict_in_the_laboratorys_name_is_disowned_and_nothing_is_promoted_by_it(home: Home, serving: Laboratory) -> None:
+    serving.refresh()
+    trunk, before = serving.state.trunk, View(Ledger(home.ledger))
+    before.refresh()
+    fact = Ledger(home.ledger).append("verdict", IMPROVED, "E0002")
+    before.refresh()
+    assert before.state.experiments["E0002"].verdict == "improved", "whoever reads it in that moment cannot know"
+    with pytest.raises(UserError, match="E0002 is crashed: only an experiment with the verdict `improved` can be promoted"):
+        Orders(serving).take(Request("1", "promote", "chief", {"experiment": "E0002"}))
+    serving.step()
+    before.refresh()
+    told = f"fact {fact.id} (verdict E0002): it bears the laboratory's name and is not from it; it is passed over"
+    for found in serving.state, before.state, state(home):
+        assert found.experiments["E0002"].verdict == "crashed" and found.trunk == trunk
+        assert found.alarms[-1].startswith(told)
+    assert problems() == [], "what was disowned claims nothing any more"
+
+
+@pytest.mark.parametrize("actor", ["lab", "chief", "person"])
+def test_a_trunk_written_into_the_ledger_moves_nothing(home: Home, serving: Laboratory, actor: str) -> None:
+    serving.refresh()
+    trunk, commit = serving.state.trunk, serving.state.experiments["E0002"].attempts[-1].commit
+    body = {"commit": commit, "parent": trunk, "experiment": "E0002", "why": "promoted by chief"}
+    fact = Ledger(home.ledger).append("trunk", body, commit, actor)
+    serving.step()
+    serving.mirror_trunk()
+    assert (serving.state.trunk, Repo(home.root).trunk()) == (trunk, trunk)
+    assert serving.state.alarms[-1].startswith(f"fact {fact.id} (trunk {commit}): ")
+
+
+def test_a_result_written_for_a_run_that_goes_on_does_not_take_the_place_of_its_own(home: Home, serving: Laboratory) -> None:
+    serving.step()
+    serving.write("confirm", "E0001", {"attempt": 1}, "person")  # an order of its own is no imposter's
+    serving.write("replication_order", "E0001", {"attempt": 1, "seeds": 2, "by": "person"}, "person")
+    serving.step()
+    run = next(iter(serving.state.open.values()))
+    until(lambda: [serving.refresh(), serving.runs.start(0.0), run.status == "running"][2], "a run goes on")
+    body = {
+        "status": "ok", "reason": "", "metric": {"search": 0.0, "audit": 0.0}, "account": {}, "hashes": {}, "log_tail": "", "ended": None,
+    }  # fmt: skip
+    fact = Ledger(home.ledger).append("result", body, run.id)
+    until(lambda: [serving.step(), serving.runs.start(0.0), not serving.state.open][2], "every run is over")
+    for found in serving.state, state(home):
+        assert found.runs[run.id].metric["audit"] > 0 and found.alarms[-1].startswith(f"fact {fact.id} (result {run.id}): ")
+        assert len(found.alarms) == 1
+    assert problems() == []
+
+
+def test_what_commands_write_themselves_is_no_imposture(home: Home, serving: Laboratory) -> None:
+    serving.refresh()
+    name = client.propose(home, "r1", "smaller steps", "less noise", "optimiser")
+    client.review(home, "r1", name, "not convinced", "doubt")
+    Ledger(home.ledger).append("session", {"hashes": {"corpus": "x"}, "manifest": "y"})
+    other = Ledger(home.ledger).append("session", {"policy": {"bank": 2}})
+    serving.refresh()
+    assert serving.state.experiments[name].reviews and serving.state.session["manifest"] == "y"
+    assert serving.state.disowned == {other.id} and serving.state.session["policy"]["bank"] == POLICY.bank
+
+
+def test_what_was_forged_while_nobody_served_is_derived_anew_and_disowned(home: Home, serving: Laboratory) -> None:
+    ledger, commit = Ledger(home.ledger), state(home).experiments["E0002"].attempts[-1].commit
+    body = {"commit": commit, "parent": state(home).trunk, "experiment": "E0002", "why": "promoted by lab"}
+    forged = [ledger.append("verdict", IMPROVED, "E0002").id, ledger.append("trunk", body, commit).id]
+    ledger.append("proposal", ledger.facts(kind="proposal")[0].body, "E0003", "r1")
+    later = Laboratory(home, serving.task, POLICY, serving.repo, serving.slots, alone=True)
+    later.vet()
+    assert later.state.disowned == set(forged) and "E0003" in later.state.experiments
+    assert later.state.experiments["E0002"].verdict == "crashed" and later.state.trunk == later.repo.trunk()
+    assert "the facts before it call for no verdict; it is passed over" in later.state.alarms[-2]
+    assert problems() == []
+
+
+def test_nothing_of_an_honest_session_is_disowned_although_no_head_was_copied(home: Home, serving: Laboratory) -> None:
+    (folder(home) / "head.json").unlink()
+    serving.vet()
+    assert serving.state.disowned == set() and serving.state.alarms == []
+
+
+def test_who_disowns_a_verdict_that_is_right_is_disowned(home: Home, serving: Laboratory) -> None:
+    right = Ledger(home.ledger).facts(kind="verdict", subject="E0001")[0].id
+    fact = Ledger(home.ledger).append("disowned", {"facts": [right], "why": ["it displeases me"]})
+    assert state(home).experiments["E0001"].verdict is None
+    assert any(line.startswith(f"fact {right} (verdict E0001) was disowned, although") for line in problems())
+    later = Laboratory(home, serving.task, POLICY, serving.repo, serving.slots, alone=True)
+    later.vet()
+    assert later.state.disowned == {fact.id} and later.state.experiments["E0001"].verdict == "improved"
+    serving.refresh()
+    assert state(home).experiments["E0001"].verdict == "improved" and problems() == []

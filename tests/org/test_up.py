@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from lab.files import read_json
+from lab.ledger import Ledger
 from tests.conftest import ORGCTL, TOY, Org, files_with, until
 from tests.lab.conftest import first
 
@@ -156,6 +157,17 @@ def test_a_moved_trunk_is_put_back_and_reported(org: Org) -> None:
     git(org.root, "update-ref", "refs/heads/org/trunk", other)
     until(lambda: git(org.root, "rev-parse", "org/trunk") == trunk, "trunk is back", 30)
     assert until(lambda: org.state.alarms, "an alarm")[0].startswith("org/trunk was moved")
+
+
+def test_a_trunk_and_a_verdict_written_into_the_ledger_are_disowned_and_reported(org: Org) -> None:
+    org.up("--slots", "2", "--design", "solo", "--backend", "shell")
+    trunk = org.state.trunk
+    other = git(org.root, "-c", "user.name=x", "-c", "user.email=x@x", "commit-tree", f"{trunk}^{{tree}}", "-p", trunk, "-m", "mine")
+    fact = Ledger(org.home.ledger).append("trunk", {"commit": other, "parent": trunk, "experiment": "", "why": "it is better"}, other)
+    alarm = until(lambda: org.status()["alarms"], "an alarm")[0]
+    assert alarm.startswith(f"fact {fact.id} (trunk {other}): it bears the laboratory's name and is not from it; it is passed over")
+    assert org.state.trunk == trunk == git(org.root, "rev-parse", "org/trunk")
+    assert f"disowned, and passed over by every reader: fact {fact.id}" in org("ledger", "verify")
 
 
 def test_taking_over_is_recorded_and_shown(org: Org) -> None:
