@@ -26,7 +26,7 @@ up: $(VENV)/.up
 	@bin="$$(cd $(BIN) && pwd)" && mkdir -p $(DIR) && cd $(DIR) && exec "$$bin/orgctl" up $(ARGS)
 
 test: lint
-	$(BIN)/pytest -n 2 --dist worksteal
+	$(BIN)/pytest -n 2 --dist worksteal --reruns 1 --reruns-delay 5 -raR
 
 test-fast: $(VENV)/.dev
 	$(BIN)/pytest -n 2 --dist worksteal -m "not slow"

@@ -123,6 +123,15 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     return report
 
 
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """What went wrong the first time stands in the output, also where the second try passed (`make test` tries once more)."""
+    for report in terminalreporter.getreports("rerun"):
+        terminalreporter.section(f"first try of {report.nodeid}")
+        terminalreporter.write_line(report.longreprtext[-8000:])
+        for title, text in report.sections:
+            terminalreporter.write_line(f"{title}\n{text[-4000:]}")
+
+
 @pytest.fixture
 def org(tmp_path: Path, clean_env: dict[str, str], request: pytest.FixtureRequest) -> Iterator[Org]:
     """An empty folder in which an organisation may be started; stopped and killed afterwards. Of a test that failed, what the
