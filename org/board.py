@@ -162,6 +162,7 @@ def standing(found: dict[str, Any], width: int, rows: int) -> list[Text]:
     more = f"  and {len(ideas) - 1} more" if len(ideas) > 1 else ""
     lines += [Text(f"unanswered idea  {text}{more}", "yellow") for text in ideas[:1]]
     lines += [Text(f"unsealed  {text}", "yellow") for text in (found["unsealed"],) if text]
+    lines += [Text(f"trouble   {text}", "bold red") for text in found["controller"]["trouble"].values()]
     lines += [Text(f"alarm     {text}", "bold red") for text in found["alarms"][-1:]]
     height = rows - len(lines)
     if height >= 3 and width >= 40:

@@ -10,7 +10,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from comms.mailbox import Mail
 from comms.message import MailError
@@ -80,6 +80,7 @@ class Controller:
     stopping: bool = False
     leaving: bool = False
     keep_runs: bool = False
+    duties: list[Duty] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.session = designs.read(self.home)
@@ -112,10 +113,11 @@ class Controller:
         self.team = Team(self.home, self.design, self.task, self.repo, self.lab, self.grid, self.mail, self.size)
         self.standups = Standups(self.home, self.lab, self.mail, self.design, self.task)
         self.levers = levers.Levers(self.lab, self.design, self.task, self.standups)
+        self.duties = self._duties()
 
     # Duties
 
-    def duties(self) -> list[Duty]:
+    def _duties(self) -> list[Duty]:
         """What there is to do, in order. Each stands alone: a hung tmux or a full disk holds up only what needs it."""
         return [
             Duty("requests", 0.0, self._requests),
@@ -222,7 +224,8 @@ class Controller:
     def _heartbeat(self) -> None:
         me = Identity.of(os.getpid())
         if me:
-            write_json(self.home.controller, {"pid": me.pid, "started": me.started, "heartbeat": time.time()})
+            trouble = {duty.name: duty.said[:500] for duty in self.duties if duty.said}
+            write_json(self.home.controller, {"pid": me.pid, "started": me.started, "heartbeat": time.time(), "trouble": trouble})
 
     # The loop
 
@@ -237,9 +240,8 @@ class Controller:
             "session", {"up": time.time(), "policy": asdict(self.lab.policy), "chiefs": chiefs, "unassigned": unassigned}
         )
         self._heartbeat()
-        duties = self.duties()
         while not self.stopping and not self.leaving:
-            for duty in duties:
+            for duty in self.duties:
                 if not self.stopping:
                     duty.attend(time.monotonic())
             until = read_json(self.home.until)

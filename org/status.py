@@ -290,12 +290,14 @@ def agents(home: Home, grid: Grid | None, state: State, now: float) -> list[dict
 
 
 def controller(home: Home, now: float) -> dict[str, Any]:
-    """{alive, pid, heartbeat_age (seconds)} of the controller that serves this home."""
-    identity = Identity.recorded(home.controller)
-    beat = (read_json(home.controller) or {}).get("heartbeat")
+    """{alive, pid, heartbeat_age (seconds), trouble {duty: why it fails}} of the controller that serves this home."""
+    identity, said = Identity.recorded(home.controller), read_json(home.controller) or {}
+    beat, trouble = said.get("heartbeat"), said.get("trouble")
     if identity is None or not isinstance(beat, int | float):
-        return {"alive": False, "pid": None, "heartbeat_age": None}
-    return {"alive": identity.alive(), "pid": identity.pid, "heartbeat_age": max(0.0, now - beat)}
+        return {"alive": False, "pid": None, "heartbeat_age": None, "trouble": {}}
+    alive = identity.alive()
+    known = {clean(name, 40): clean(why, 300) for name, why in trouble.items()} if alive and isinstance(trouble, dict) else {}
+    return {"alive": alive, "pid": identity.pid, "heartbeat_age": max(0.0, now - beat), "trouble": known}
 
 
 def task_of(home: Home) -> dict[str, Any]:
@@ -428,6 +430,8 @@ def render(found: dict[str, Any], console: Console | None = None) -> None:
         console.print(Text(f"idea of a person, unanswered  {text}", "yellow"))
     if found["unsealed"]:
         console.print(Text(f"unsealed  {found['unsealed']}", "yellow"))
+    for text in found["controller"]["trouble"].values():
+        console.print(Text(f"trouble  {text}", "bold red"))
     for text in found["alarms"]:
         console.print(Text(f"alarm  {text}", "bold red"))
 

@@ -182,7 +182,7 @@ def test_a_controller_is_alive_only_as_the_very_process_that_wrote_its_name(tmp_
     write_json(home.controller, {"pid": me.pid, "started": me.started - 100, "heartbeat": NOW})
     assert not snapshot(home, None)["controller"]["alive"]
     home.controller.write_text('{"pid": "x"}')
-    assert snapshot(home, None)["controller"] == {"alive": False, "pid": None, "heartbeat_age": None}
+    assert snapshot(home, None)["controller"] == {"alive": False, "pid": None, "heartbeat_age": None, "trouble": {}}
 
 
 def test_agents_are_seen_in_a_real_grid_and_printed(tmp_path: Path) -> None:

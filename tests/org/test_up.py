@@ -170,6 +170,21 @@ def test_a_trunk_and_a_verdict_written_into_the_ledger_are_disowned_and_reported
     assert f"disowned, and passed over by every reader: fact {fact.id}" in org("ledger", "verify")
 
 
+def test_what_keeps_runs_from_starting_is_shown_as_long_as_it_lasts(org: Org) -> None:
+    org.up("--slots", "2", "--design", "solo", "--backend", "shell")
+    score, there = org.home.protected / "toy" / "score.py", org.home.worktrees / "r1"
+    honest = score.read_bytes()
+    score.write_bytes(honest + b"\n")
+    model = there / "toy" / "model.py"
+    model.write_text(model.read_text().replace("LR = ", "LR = 2 * ", 1))
+    org("exp", "propose", "--hypothesis", "h", "--mechanism", "m", cwd=there)
+    org("exp", "run", "E0001", cwd=there)  # so that there is a run to start
+    until(lambda: "score.py is not" in org.status()["controller"]["trouble"].get("laboratory", ""), "the trouble is shown")
+    assert "trouble  protected file" in org("status")
+    score.write_bytes(honest)
+    until(lambda: not org.status()["controller"]["trouble"], "it is over")
+
+
 def test_taking_over_is_recorded_and_shown(org: Org) -> None:
     org.up("--slots", "2", "--design", "solo", "--backend", "shell")
     org("takeover", "r1")
