@@ -17,6 +17,7 @@ from lab.laboratory import Laboratory
 from lab.queue import in_flight
 from lab.records import Experiment
 from lab.requests import Request
+from lab.runspec import read_manifest
 from lab.shown import next_step, unmerged
 from lab.text import clean
 from worktrees.repo import GitError, NothingChanged, ProtectedChanged
@@ -255,11 +256,12 @@ class Orders:
             raise UserError(f"{other[:40]!r} is no promoted idea of this trunk: `orgctl exp list --status promoted` shows them")
         if not ideas:
             raise UserError("trunk holds no promoted idea: there is nothing to carry")
-        if not (self.lab.home.next_data / "manifest.json").is_file():
+        _, manifest = read_manifest(self.lab.home.next_data)
+        if not manifest:
             raise UserError(f"the data of scale {following.scale.name} are not prepared: `orgctl exp carry` does that first")
         if why := carry.known(self.lab.state, following.scale.name, ideas, seeds):
             raise UserError(why)
-        body = {"scale": following.scale.name, "seeds": seeds, "by": request.actor, "ideas": ideas}
+        body = {"scale": following.scale.name, "seeds": seeds, "by": request.actor, "ideas": ideas, "manifest": manifest}
         order = self.lab.ledger.append_new("carry_order", "C", body, request.actor).subject
         self.lab.refresh()
         return {"carry": order, **body}

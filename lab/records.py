@@ -313,6 +313,8 @@ class Carry:
     seeds: int
     by: str
     ideas: list[str]
+    manifest: str = ""
+    """SHA-256 (hex) of the next scale's manifest of data when it was ordered; "" in ledgers that did not pin it."""
     results: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Experiment -> body of its fact `carry`."""
 

@@ -72,19 +72,26 @@ class Runs:
         running = [run for run in self.state.open.values() if run.status == "running"]
         picked = pick(self.state, free(self.slots, running))
         if picked:
-            self._check_pinned()
+            self._check_pinned({run.purpose == "carry" for run, _ in picked})
         for run, slot in picked:
             self._start(run, slot)
 
-    def _check_pinned(self) -> None:
-        """Raises Unpinned when the data's manifest or a protected file is not what was pinned."""
-        session, data = self.state.session, self.home.data
-        if session.get("manifest") and read_manifest(data)[1] != session["manifest"]:
-            raise Unpinned(
-                f"{data}/manifest.json is not what was pinned when the data were made: no run is started until it is restored"
-                f" (or remove {data}: `{self.home.command} up` prepares it again)"
-            )
-        for name, expected in session.get("protected", {}).items():
+    def _data(self, carried: bool) -> tuple[Path, str]:
+        """The folder of a run's data, and the hash of its manifest as pinned: by the session, or by the newest order to carry ideas."""
+        if not carried:
+            return self.home.data, str(self.state.session.get("manifest") or "")
+        return self.home.next_data, next(reversed(self.state.carries.values())).manifest if self.state.carries else ""
+
+    def _check_pinned(self, carried: set[bool]) -> None:
+        """Raises Unpinned when a manifest of the data (`carried`: of which scale) or a protected file is not what was pinned."""
+        for data, manifest in map(self._data, carried):
+            if manifest and read_manifest(data)[1] != manifest:
+                again = "exp carry" if data == self.home.next_data else "up"
+                raise Unpinned(
+                    f"{data}/manifest.json is not what was pinned when the data were made: no run is started until it is restored"
+                    f" (or remove {data}: `{self.home.command} {again}` prepares it again)"
+                )
+        for name, expected in self.state.session.get("protected", {}).items():
             pinned(self.home.protected / name, expected)
 
     def _start(self, run: Run, slot: Slot) -> None:
@@ -102,6 +109,7 @@ class Runs:
         parent = self._parent(run)
         task = self.task_of(run.purpose)
         factor = run.budget["amount"] / task.scale.budget.amount
+        data, manifest = self._data(run.purpose == "carry")
         size = resized.cost_of(self.state, task, parent, run.dial) or LARGEST_PROBE
         scale = task.scale.model_copy(
             update={
@@ -123,10 +131,10 @@ class Runs:
             budget=Budget(**run.budget),
             dial=run.dial,
             repo=self.home.root,
-            data=self.home.next_data if run.purpose == "carry" else self.home.data,
+            data=data,
             protected=self.home.protected,
             protected_hashes=self.state.session.get("protected", {}),
-            manifest="" if run.purpose == "carry" else str(self.state.session.get("manifest", "")),
+            manifest=manifest,
             slot=slot,
             org_hash=str(self.state.session.get("org_hash", "")),
             limits=limits.baseline(bank_of(self.state, parent).runs) if run.purpose in ("nominate", "confirm", "replicate") else None,

@@ -27,7 +27,7 @@ Fact kinds (body keys in brackets); a baseline bank, a control and a frontier ar
   replication [attempt, by, against, effect, low, high, p, n, m, holds, why]   subject E....   (what came of it)
   audit_order [trunk, steps, seeds, by, ideas]                     subject A0001   (what trunk is without each of its ideas)
   audit       [rows, additive, why]                                subject A....   (what came of it)
-  carry_order [scale, seeds, by, ideas]                            subject C0001   (promoted ideas at the next scale)
+  carry_order [scale, seeds, by, ideas, manifest]                            subject C0001   (promoted ideas at the next scale)
   carry       [order, scale, effect, low, high, n, m, here, ratio, why]    subject E....   (what came of one of them)
   agent       [what, ...] started, restarted, stopped, gave_up     subject = agent name
   intervention[what, at]  taken over, released, a turn that a person typed (`at`: when)   subject = agent name
@@ -221,7 +221,9 @@ class State:
         elif fact.kind == "audit" and subject in self.audits:
             self.audits[subject].result = body
         elif fact.kind == "carry_order":
-            self.carries[subject] = Carry(subject, body["scale"], body["seeds"], body["by"], list(body["ideas"]))
+            self.carries[subject] = Carry(
+                subject, body["scale"], body["seeds"], body["by"], list(body["ideas"]), str(body.get("manifest") or "")
+            )
         elif fact.kind == "carry" and body["order"] in self.carries:
             self.carries[body["order"]].results[subject] = body
         elif fact.kind in KINDS:

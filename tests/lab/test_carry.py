@@ -15,6 +15,7 @@ from lab import carry, commands, requests
 from lab.errors import UserError
 from lab.orders import Orders
 from lab.report import write_report
+from lab.runspec import read_manifest
 from lab.slots import Slot
 from lab.steps import Write
 from lab.verdict import welch
@@ -144,6 +145,14 @@ def test_a_promoted_idea_is_run_at_the_next_scale_by_the_laboratory_at_work(
     until(answered, "the command's answer")
     assert asked.stdout is not None and json.loads(asked.stdout.read())["ideas"] == ["E0001"]
 
+    manifest = home.next_data / "manifest.json"
+    honest = manifest.read_bytes()
+    manifest.write_bytes(honest + b"\n")
+    site.lab.step()
+    with pytest.raises(UserError, match=r"next-data/manifest.json is not what was pinned .*exp carry` prepares it again"):
+        site.lab.runs.start(0.0)
+    manifest.write_bytes(honest)
+
     def done() -> bool:
         site.lab.step()
         site.lab.runs.start(0.0)
@@ -155,6 +164,7 @@ def test_a_promoted_idea_is_run_at_the_next_scale_by_the_laboratory_at_work(
     assert {run.status for run in mine} == {"ok"} and {run.account["tokens"] for run in mine} == {following.scale.budget.amount}
     spec = json.loads((home.runs / mine[0].id / "spec.json").read_text())
     assert (spec["data"], spec["task"]["scale"]["name"]) == (str(home.next_data), "next")
+    assert spec["manifest"] == read_manifest(home.next_data)[1] != ""
     body = state.carries["C0001"].results["E0001"]
     values = [[run.metric["audit"] for run in mine if run.commit == commit] for commit in (state.trunk, site.first)]
     assert body["effect"] == pytest.approx(welch(*values).effect) and body["ratio"] is not None and (body["n"], body["m"]) == (3, 3)
