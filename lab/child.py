@@ -33,6 +33,7 @@ LOG_BYTES = 5_000_000
 TAIL_BYTES = 8_192
 LOG_TAIL_CHARACTERS = 2_000
 KILL_SECONDS = 10.0
+OUTLIVE_SECONDS = 0.5
 PLACEHOLDER = re.compile(r"\{(python|data|scale|seed|budget|out|feed|gpus|counts|checkout|splits|result)\}")
 _ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|[@-Z\\-_])")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -189,6 +190,17 @@ def descendants(pid: int | None = None) -> list[psutil.Process]:
     return found
 
 
+def outliving(spare: set[int]) -> int:
+    """How many processes below this one, without `spare` and what is below those, go on after training has ended. They get half a second
+    to end by themselves."""
+    deadline = time.monotonic() + OUTLIVE_SECONDS
+    while True:
+        left = [pid for pid in below(os.getpid(), spare) if _goes_on(pid)]
+        if not left or time.monotonic() > deadline:
+            return len(left)
+        time.sleep(0.02)
+
+
 def kill_descendants(spare: Iterable[int] = ()) -> None:
     """Kill everything below this process except `spare` and what is below those. Repeats until nothing new appears."""
     spared = set(spare)
@@ -266,6 +278,13 @@ def _children(pid: int) -> list[int]:
         return [process.pid for process in psutil.Process(pid).children()]
     except psutil.Error:
         return []
+
+
+def _goes_on(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
 
 
 def _resident(pid: int) -> int:

@@ -44,6 +44,9 @@ def flags(metric: Mapping[str, float], account: Mapping[str, Any], bank: Iterabl
     speeds = [speed for run in runs if (speed := _speed(run.account)) is not None]
     if len(speeds) >= RUNS and (mine := _speed(account)) is not None and mine < (low := band(speeds)[0]):
         found.append(f"{mine:.3g} FLOP/s while training are below the bank's {low:.3g}: slow, or work that was not counted")
+    left = account.get("outlived") or 0
+    if runs and left > max(run.account.get("outlived") or 0 for run in runs):
+        found.append(f"{left} process{'es' if left > 1 else ''} outlived training and had to be ended")
     if account.get("contended"):
         found.append("somebody else used the GPU")
     return found

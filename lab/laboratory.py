@@ -19,7 +19,7 @@ from lab.ledger import Fact, Ledger
 from lab.records import Experiment
 from lab.runs import Runs
 from lab.slots import Slot
-from lab.state import State, View
+from lab.state import State, View, place
 from lab.steps import Policy, Promote, ProposeRemoval, Queue, Rebase, Revert, StartAudit, Step, Write
 from tasks.spec import Task
 from worktrees.repo import Conflict, GitError, NothingChanged, Repo, Snapshot
@@ -45,6 +45,8 @@ class Laboratory:
         self.ledger = Ledger(self.home.ledger)
         self.view = View(self.ledger)
         self.known, _ = self.ledger.head()
+        self.mirrored = ""
+        """The commit that the git ref was last seen at, when it agreed with the ledger."""
         self.runs = Runs(self.home, self.task, self.slots, self.view)
 
     @property
@@ -67,7 +69,7 @@ class Laboratory:
         anew, and disowned where it does not follow. Nothing to do after an orderly end."""
         copied = (read_json(backup.folder(self.home) / "head.json") or {}).get("fact")
         after = copied if isinstance(copied, int) else 0
-        if found := verify.unfounded(self.ledger, self.task, self.home.runs, after) if after < self.known else {}:
+        if found := verify.unfounded(self.ledger, self.task, self.home.runs, self.repo, after) if after < self.known else {}:
             self.ledger.append(disowned.KIND, disowned.body(found, self.ledger.each(after=after)))
         self.refresh()
 
@@ -123,9 +125,10 @@ class Laboratory:
             self._propose_removal(self.state.experiments[step.experiment], step.audit)
 
     def _queue(self, wanted: Queue) -> None:
-        """Queue one run on a seed that nothing was run on before."""
+        """Queue one run on a seed that nothing was run on before; in the place of a run that gave no evidence, on its seed, so that nobody
+        throws unlucky seeds away by ending runs."""
         budget = self.runs.task_of(wanted.purpose).scale.budget.times(wanted.budget_factor)
-        body = {
+        body: dict[str, Any] = {
             "experiment": wanted.experiment,
             "attempt": wanted.attempt,
             "purpose": wanted.purpose,
@@ -139,6 +142,8 @@ class Laboratory:
             "assisted": wanted.agent in self.state.taken_over | self.state.typed_in,
             **({} if wanted.dial is None else {"dial": wanted.dial}),
         }
+        if again := self.state.unspent.get(place(body)):
+            body["seed"] = again[0]
         self.ledger.append_new("run", "R", body)
         self.refresh()
 
@@ -263,10 +268,12 @@ class Laboratory:
         except GitError:
             found = ""  # somebody deleted the branch
         if not wanted or wanted == found:
+            self.mirrored = wanted
             return
         branch = self.repo.trunk_branch
-        if found and any(step.commit == wanted and step.parent == found for step in self.state.trunks):
+        if found and self.mirrored != wanted and any(step.commit == wanted and step.parent == found for step in self.state.trunks):
             warning = self.repo.advance_trunk(found, wanted)
+            self.mirrored = wanted
             if warning:
                 self.write("alarm", branch, {"text": warning})
             return

@@ -1,7 +1,7 @@
 """The ledger: append-only facts in SQLite (WAL), each carrying the hash of the one before. Everything else is derived.
 
 Writers are many (controller, commands of agents); every write is one short BEGIN IMMEDIATE transaction. Triggers refuse
-UPDATE and DELETE; under one user id tampering cannot be prevented, but `verify` finds it.
+UPDATE, DELETE and REPLACE; under one user id tampering cannot be prevented, but `verify` finds it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,16 @@ MIGRATIONS: list[tuple[str, str]] = [  # (name, script), in order; a name once r
         CREATE TRIGGER facts_no_delete BEFORE DELETE ON facts BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
         """,
     ),
+    (
+        "append-only inserts",  # INSERT OR REPLACE fires no trigger of DELETE
+        """
+        CREATE TRIGGER facts_in_order BEFORE INSERT ON facts
+            WHEN NEW.id IS NOT (SELECT coalesce(max(id), 0) + 1 FROM facts)
+            BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
+        """,
+    ),
 ]
+TRIGGERS = {"facts_no_update", "facts_no_delete", "facts_in_order"}
 
 
 @dataclass(frozen=True)
@@ -199,7 +208,7 @@ class Ledger:
     def verify(self) -> list[str]:
         """Recompute the hash chain. Returns one line for each break; empty when it holds."""
         triggers = {row[0] for row in self._db.execute("SELECT name FROM sqlite_master WHERE type='trigger'")}
-        gone = sorted({"facts_no_update", "facts_no_delete"} - triggers)
+        gone = sorted(TRIGGERS - triggers)
         problems = [f"the ledger's trigger {name} is gone: somebody made it possible to change facts" for name in gone]
         previous, expected = GENESIS, 1
         for number, when, kind, subject, actor, body, digest in self._db.execute(

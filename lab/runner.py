@@ -72,6 +72,7 @@ class Run:
         metric: dict[str, float] = {}
         try:
             self._clear()
+            self._check_commit()
             self._train()
             self._score()
             metric = measure(self.task, self.spec.splits, self.score or {}, self._account())
@@ -97,6 +98,13 @@ class Run:
         (self.folder / "out").mkdir()
         if self.spec.manifest and self.manifest_hash != self.spec.manifest:
             raise Unpinned(f"{self.spec.data}/manifest.json is not what was pinned when the data were made: restore it")
+
+    def _check_commit(self) -> None:
+        """The commit differs from the trunk commit that it is compared with in editable files alone, whoever made it."""
+        changed = Repo(self.spec.repo).changed_paths(self.spec.parent, self.spec.commit)
+        if others := sorted(set(changed) - set(self.task.editable)):
+            named = ", ".join(stages.clean(path) for path in others[:3])
+            raise Stopped("invalid", f"forged: commit {self.spec.commit[:10]} changes {named}, which no experiment may change")
 
     def _checkout(self, name: str) -> Path:
         """The experiment's commit with the protected files over it."""
@@ -182,6 +190,7 @@ class Run:
                 self.watch.spare.append(gauge.pid)
             try:
                 self._wait(self.train, feeder)
+                self.measured["outlived"] = stages.outliving(set(self.watch.spare))
             finally:
                 self.measured["host_load"] = os.getloadavg()[0]
                 stages.kill_descendants(spare=[feeder.pid] if feeder else [])

@@ -160,16 +160,24 @@ class Runs:
             if found is not None:
                 if found.get("status") == "killed":  # the laboratory did not ask for that
                     found = {**found, "status": "lost", "reason": "somebody else ended its runner"}
+                    self._ended_by_others(run)
                 self._result(run, found)
             else:
                 local.bury(folder)
                 code = local.code(Identity(run.pid, run.process_started))
                 how = f"was killed by signal {-code}" if code and code < 0 else "vanished"
+                if code and code < 0:
+                    self._ended_by_others(run)
                 log = folder / "runner.log"
                 tail = log.read_text(errors="replace")[-2000:] if log.is_file() else ""
                 self._result(
                     run, {"status": "lost", "reason": f"its runner {how} before it had written a result", "log_tail": tail}
                 )
+
+    def _ended_by_others(self, run: Run) -> None:
+        of = f"{run.experiment}, {run.purpose}" if run.experiment else f"{run.purpose} of {run.commit[:8]}"
+        text = f"{run.id} ({of}) was ended by somebody else: what stands in for it runs on its seed, {run.seed}, so nothing is gained"
+        self.view.ledger.append("alarm", {"text": text}, run.id)
 
     def _needless(self, run: Run) -> str | None:
         """Why a queued run need not be started any more."""

@@ -40,7 +40,7 @@ from __future__ import annotations
 
 import gc
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -51,6 +51,7 @@ from lab.disowned import forged
 from lab.ledger import Fact, Ledger
 from lab.records import (
     BANK,
+    NO_EVIDENCE,
     OTHER_BUDGETS,
     TEXTS,
     Attempt,
@@ -104,6 +105,8 @@ class State:
     """Runs that are over, in the order of their results."""
     ends: Counter[str] = field(default_factory=Counter)
     """Number of these by status."""
+    unspent: dict[tuple[Any, ...], list[int]] = field(default_factory=dict)
+    """Seeds of runs that were ended without evidence and not repeated yet, by `place`."""
     slots: set[int] = field(default_factory=set)
     """Slots that any run was started on."""
     banks: dict[str, list[Run]] = field(default_factory=dict)
@@ -202,6 +205,8 @@ class State:
         elif fact.kind == "run" and subject not in self.runs:
             run = Run(id=subject, queued=fact.time, **body)
             self.runs[subject] = self.open[subject] = run
+            if run.seed in (seeds := self.unspent.get(place(body), [])):
+                seeds.remove(run.seed)
             if run.purpose == "bank":
                 self.banks.setdefault(self.serves.get(run.commit, run.commit), []).append(run)
             if run.experiment in self.experiments:
@@ -270,6 +275,8 @@ class State:
         self.open.pop(run.id, None)
         self.ended.append(run)
         self.ends[status] += 1
+        if status in NO_EVIDENCE and run.started:
+            self.unspent.setdefault(place(vars(run)), []).append(run.seed)
         if run.unsealed is not None:
             self.unsealed = run.unsealed
         if run.purpose == "bank":
@@ -331,6 +338,13 @@ class State:
                             attempt.verdict = None  # the frontier alone said so, and the control decides in its place
                     else:
                         attempt.confirm_ordered = True
+
+
+def place(run: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What a run (its fields, or its fact's body) stands for: another one of the same place may stand in for it."""
+    budget = run["budget"]
+    named = (run["purpose"], run["commit"], run["experiment"], run["attempt"], run.get("dial"))
+    return (*named, budget.get("kind"), budget.get("amount"))
 
 
 def bank_of(state: State, commit: str) -> Bank:

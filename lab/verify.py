@@ -9,29 +9,25 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
-import math
+import itertools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from lab import gate
 from lab.areas import PERSON
+from lab.artefacts import change, result, same, short, snapshots
 from lab.attempt import without_comparison
 from lab.direction import KINDS
 from lab.disowned import KIND, passed_over
-from lab.errors import Stopped
 from lab.experiment import decide
-from lab.files import read_json
 from lab.ledger import Fact, Ledger
-from lab.measure import measure
-from lab.records import LABORATORY, NO_EVIDENCE, OURS, PURPOSES, Experiment, Run
-from lab.runs import as_recorded
+from lab.records import LABORATORY, OURS, PURPOSES, Experiment
 from lab.state import State
 from lab.steps import Policy, Rebase, Write
 from lab.text import clean
 from tasks.spec import Task
-from worktrees.repo import GitError, Repo
+from worktrees.repo import Repo
 
 DECIDED = (*KINDS, "trunk", "confirm", "audit_order", "carry_order")
 """Kinds that a chief or a person orders; `control`, `replication_order` and `withdrawn` are for some others too."""
@@ -48,8 +44,6 @@ OF_TRUNK = ("bank", "frontier")
 """Purposes of runs of a trunk commit, for no experiment."""
 OF_PARENT = ("control", "parent")
 """Purposes of runs of the parent of what was submitted."""
-TOLERANCE = 1e-9
-"""Relative: another build of the mathematics may round the last digits differently."""
 
 
 def verify(ledger: Ledger, task: Task, runs: Path, repo: Repo, head: Mapping[str, Any] | None) -> list[str]:
@@ -60,8 +54,8 @@ def verify(ledger: Ledger, task: Task, runs: Path, repo: Repo, head: Mapping[str
         *ledger.verify(),
         *_rewritten(ledger, head or {}),
         *_replayed(ledger, task, state),
-        *(line for run in state.runs.values() for line in _result(run, task, runs / run.id)),
-        *_snapshots(state, repo),
+        *(line for run in state.runs.values() for line in result(run, task, runs / run.id)),
+        *snapshots(state, task, repo),
     ]
 
 
@@ -96,16 +90,20 @@ def _replayed(ledger: Ledger, task: Task, state: State) -> Iterator[str]:
                 yield f"{_name(fact)} is malformed ({type(error).__name__}: {clean(error, 80)})"
 
 
-def unfounded(ledger: Ledger, task: Task, runs: Path, after: int) -> dict[int, str]:
+def unfounded(ledger: Ledger, task: Task, runs: Path, repo: Repo, after: int) -> dict[int, str]:
     """Number -> why, of the facts after that number which claim what is not so: a nomination or verdict of another word than the facts
-    before it give, a promotion of what is not `improved`, a result that the run's folder does not hold, the disowning of what was right.
-    Figures are left to `verify`: another version may round them differently."""
+    before it give, a promotion of what is not `improved`, a result that the run's folder does not hold, an attempt that changes other
+    files than it may or another diff than it says, the disowning of what was right. Figures are left to `verify`: another version may
+    round them differently."""
     found = dict.fromkeys(_disowned_wrongly(ledger, task, after), "disowns what the facts before it call for")
     state = State(disowned=passed_over(fact for fact in ledger.each(KIND) if fact.id not in found))
     for fact in ledger.each():
         try:
             late = fact.id > after and fact.id not in state.disowned
-            if late and (why := next(_objections(state, task, fact, figures=False), None) or _other_result(state, task, runs, fact)):
+            grounds = itertools.chain(
+                _objections(state, task, fact, figures=False), _other_result(state, task, runs, fact), _other_change(task, repo, fact)
+            )
+            if late and (why := next(grounds, "")):
                 found[fact.id] = why.lstrip(": ")
                 state.disowned.add(fact.id)
             state.apply(fact)
@@ -128,13 +126,20 @@ def _disowned_wrongly(ledger: Ledger, task: Task, after: int) -> set[int]:
     return found
 
 
-def _other_result(state: State, task: Task, runs: Path, fact: Fact) -> str | None:
+def _other_result(state: State, task: Task, runs: Path, fact: Fact) -> Iterator[str]:
     """Where a fact is the result of a run: what of it its folder does not hold."""
     run = state.open.get(fact.subject)
-    if fact.kind != "result" or run is None:
-        return None
-    body = {key: fact.body[key] for key in ("status", "metric", "account", "hashes")}
-    return next(_result(dataclasses.replace(run, **body), task, runs / run.id), None)
+    if fact.kind == "result" and run is not None:
+        body = {key: fact.body[key] for key in ("status", "metric", "account", "hashes")}
+        yield from result(dataclasses.replace(run, **body), task, runs / run.id)
+
+
+def _other_change(task: Task, repo: Repo, fact: Fact) -> Iterator[str]:
+    """Where a fact is an attempt: what git says of its commit that it does not."""
+    if fact.kind == "attempt":
+        commit, parent, diff = (str(fact.body[key]) for key in ("commit", "parent", "diff"))
+        found = repo.changes([(parent, commit)]).get(commit)
+        yield from ["its commit is not in the repository"] if found is None else change(commit, diff, task, found)
 
 
 def _name(fact: Fact) -> str:
@@ -213,7 +218,7 @@ def _claim(state: State, task: Task, fact: Fact, figures: bool) -> Iterator[str]
     keys = (*keys, *(key for key in found if key in said and key not in (*keys, "reasoning", "text")))
     differs = [key for key in keys if not same(said.get(key), found.get(key))]
     if differs and (figures or _word(fact.kind, said) != _word(fact.kind, found)):
-        told = ", ".join(f"{key} {_short(said.get(key))} for {_short(found.get(key))}" for key in differs)
+        told = ", ".join(f"{key} {short(said.get(key))} for {short(found.get(key))}" for key in differs)
         yield f"says {_word(fact.kind, said)}, but the facts before it give {_word(fact.kind, found)} ({told})"
 
 
@@ -301,90 +306,9 @@ def _queued(state: State, fact: Fact) -> Iterator[str]:
             yield f"runs {commit}, which is not what {clean(name, 40)} was submitted as"
 
 
-def same(a: Any, b: Any) -> bool:
-    """Equal as JSON, floats up to TOLERANCE."""
-    if isinstance(a, float) or isinstance(b, float):
-        numbers = isinstance(a, int | float) and isinstance(b, int | float)
-        return numbers and ((math.isnan(a) and math.isnan(b)) or math.isclose(a, b, rel_tol=TOLERANCE))
-    if isinstance(a, dict) and isinstance(b, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
-        return len(a) == len(b) and all(map(same, a, b))
-    return bool(a == b)
-
-
 def _word(kind: str, body: Mapping[str, Any]) -> str:
     if kind == "verdict":
         return clean(body.get("verdict"), 20)
     if kind == "checked":
         return "that it stands" if body.get("holds") else "that it does not stand"
     return "nominated" if body.get("nominated") else "not nominated"
-
-
-def _short(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else clean(value, 60)
-
-
-# Results
-
-
-def _result(run: Run, task: Task, folder: Path) -> Iterator[str]:
-    """A run's result against `result.json` and `score.json` in its folder. What is no evidence may lack both."""
-    if not run.over or run.status in NO_EVIDENCE:
-        return
-    found = read_json(folder / "result.json")
-    if found is None:
-        yield f"{run.id}: " + ("result.json is gone or unreadable" if folder.is_dir() else "its run folder is gone")
-        return
-    if found.get("run") != run.id:
-        yield f"{run.id}: result.json is of {clean(found.get('run'), 40)}"
-        return
-    there = json.loads(json.dumps(as_recorded(run, found), default=str))
-    if there["status"] != run.status:
-        yield f"{run.id}: result.json says {there['status']}, the ledger {run.status}"
-    for what, recorded in (("metric", run.metric), ("account", run.account), ("hashes", run.hashes)):
-        keys = sorted(key for key in {*there[what], *recorded} if not same(there[what].get(key), recorded.get(key)))
-        if keys:
-            told = ", ".join(f"{clean(key, 40)} {_short(there[what].get(key))} for {_short(recorded.get(key))}" for key in keys[:3])
-            yield f"{run.id}: result.json and the ledger differ in {what}: {told}{', ...' if len(keys) > 3 else ''}"
-    if run.status == "ok":
-        yield from _score(run, task, folder)
-
-
-def _score(run: Run, task: Task, folder: Path) -> Iterator[str]:
-    """The metric again from the scorer's own word, where that was kept."""
-    score, target = read_json(folder / "score.json"), task.scale.target
-    if score is None or (target and (target.split not in run.splits or run.purpose == "carry")):  # not shown to it, or another target
-        return
-    try:
-        metric = measure(task, run.splits, score, run.account)
-    except Stopped as stop:
-        yield f"{run.id}: score.json gives no metric ({clean(stop.reason, 120)}), the ledger {run.metric}"
-        return
-    if not same(metric, {split: run.metric.get(split) for split in metric}):
-        yield f"{run.id}: score.json gives {metric}, the ledger {run.metric}"
-
-
-# Snapshots
-
-
-def _snapshots(state: State, repo: Repo) -> Iterator[str]:
-    """Every attempt under its ref in refs/org/exp, and every commit of an attempt or of trunk in the repository."""
-    try:
-        refs = repo.refs(repo.kept("exp"))
-        commits = {step.commit: f"trunk {step.commit[:10]}" for step in state.trunks}
-        for experiment in state.experiments.values():
-            for attempt in experiment.attempts:
-                ref = repo.kept(f"exp/{experiment.id}/{attempt.number}")
-                commits[attempt.commit] = f"{experiment.id}: commit {attempt.commit[:10]}"
-                if ref not in refs:
-                    yield f"{experiment.id}: its snapshot {ref} is gone"
-                elif refs[ref] != attempt.commit:
-                    yield f"{experiment.id}: {ref} is at {refs[ref][:10]}, the ledger says {attempt.commit[:10]}"
-        for commit, other in state.serves.items():
-            if repo.changed_paths(commit, other):
-                yield f"trunk {commit[:10]} is compared by the bank of {other[:10]}, whose files are others"
-        missing = repo.missing(list(commits))
-        yield from (f"{clean(commits[commit], 80)} is not in the repository" for commit in missing)
-    except GitError as error:
-        yield f"snapshots cannot be looked at: {error}"

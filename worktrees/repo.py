@@ -246,6 +246,12 @@ class Repo:
         """Paths that differ between two commits."""
         return snapshots.changed_paths(self.git, self.git.commit_id(a), self.git.commit_id(b))
 
+    def changes(self, pairs: Sequence[tuple[str, str]]) -> dict[str, tuple[list[str], str]]:
+        """Commit -> (paths, unified diff without a cap) of each (parent, commit); one call of git for all. Those whose commits are not in
+        the repository are left out."""
+        gone = set(self.missing([commit for pair in pairs for commit in pair]))
+        return snapshots.changes(self.git, [pair for pair in pairs if not gone & {*pair}])
+
     def diff(self, a: str, b: str) -> str:
         """Unified diff of two commits, capped at 200,000 characters with a note."""
         return snapshots.diff(self.git, self.git.commit_id(a), self.git.commit_id(b))

@@ -7,7 +7,7 @@ the editable paths, so whatever else lies in a worktree (a `lab/` folder that wo
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -192,12 +192,41 @@ def changed_paths(git: Plumbing, a: str, b: str) -> list[str]:
     return git.run("diff-tree", "-r", "-z", "--name-only", "--no-renames", "--no-commit-id", a, b).names()
 
 
+AS_TEXT = (
+    "-r", "-p", "-U3", "--text", "--no-renames", "--no-ext-diff", "--no-textconv", "--no-color", "--src-prefix=a/", "--dst-prefix=b/",
+)  # fmt: skip
+
+
+def changes(git: Plumbing, pairs: Sequence[tuple[str, str]]) -> dict[str, tuple[list[str], str]]:
+    """Commit -> (paths, unified diff) of each (parent, commit)."""
+    asked = "".join(f"{commit} {parent}\n" for parent, commit in pairs).encode()
+    found: dict[str, tuple[list[str], str]] = {commit: ([], "") for _, commit in pairs}
+    names = git.run("diff-tree", "--stdin", "-r", "--name-status", "--no-renames", stdin=asked).out.decode("utf-8", "replace")
+    for commit, lines in _by_commit(names, found):
+        found[commit] = ([line.partition("\t")[2] for line in lines], "")
+    texts = git.run("diff-tree", "--stdin", *AS_TEXT, stdin=asked).out.decode("utf-8", "replace")
+    for commit, lines in _by_commit(texts, found):
+        found[commit] = (found[commit][0], "\n".join(lines))
+    return found
+
+
+def _by_commit(text: str, commits: Container[str]) -> Iterator[tuple[str, list[str]]]:
+    """Split what `diff-tree --stdin` prints at its lines that name a commit: no line of a diff, and none with a status, is one."""
+    commit, lines = "", list[str]()
+    for line in text.split("\n"):
+        if line in commits:
+            if commit:
+                yield commit, lines
+            commit, lines = line, []
+        elif line:
+            lines.append(line)
+    if commit:
+        yield commit, lines
+
+
 def diff(git: Plumbing, a: str, b: str) -> str:
     """Unified diff of two commits as text, at most DIFF_LIMIT characters and a note. Binary files too are text here."""
-    out = git.run(
-        "diff-tree", "-r", "-p", "-U3", "--text", "--no-renames", "--no-ext-diff", "--no-textconv", "--no-color",
-        "--no-commit-id", "--src-prefix=a/", "--dst-prefix=b/", a, b,
-    ).out.decode("utf-8", "replace")  # fmt: skip
+    out = git.run("diff-tree", *AS_TEXT, "--no-commit-id", a, b).out.decode("utf-8", "replace")
     if len(out) <= DIFF_LIMIT:
         return out
     return out[:DIFF_LIMIT] + f"\n[cut: the whole diff has {len(out)} characters; see `git diff {a[:10]} {b[:10]}`]\n"

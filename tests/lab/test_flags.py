@@ -84,3 +84,13 @@ def test_a_run_that_is_slow_for_the_flops_it_counted_is_flagged_and_a_fast_one_i
 
 def test_a_gpu_that_somebody_else_used_is_flagged() -> None:
     assert flags({}, {"contended": True}, []) == ["somebody else used the GPU"]
+
+
+def test_processes_that_outlive_training_are_flagged_where_the_bank_leaves_none(noise: random.Random) -> None:
+    bank = [ended(noise) for _ in range(3)]
+    one = ended(noise)
+    one.account["outlived"] = 2
+    assert flagged(one, bank) == ["2 processes outlived training and had to be ended"]
+    for run in bank:
+        run.account["outlived"] = 2
+    assert flagged(one, bank) == [], "the baseline's own do too"

@@ -15,6 +15,7 @@ import pytest
 from lab.errors import UserError
 from lab.experiment import decide
 from lab.fence import ABI
+from lab.laboratory import Laboratory
 from lab.ledger import Ledger
 from lab.queue import HALT_SECONDS, halted
 from lab.records import Run
@@ -116,6 +117,24 @@ def test_who_kills_a_runner_and_leaves_a_result_in_its_place_is_not_believed(run
     os.kill(run.pid, signal.SIGKILL)
     until(lambda: [runs.reap(), run.over][1], "the run is over")
     assert (run.status, run.metric) == ("lost", {}) and run.reason == "its runner was killed by signal 9 before it had written a result"
+
+
+def test_a_baseline_that_somebody_ends_is_run_again_on_its_seed_with_an_alarm(bench: Callable[..., Bench]) -> None:
+    one = bench()
+    begun(one)
+    lab = Laboratory(one.home, one.task, Policy(bank=2), one.repo, [Slot(0, "cpu", None, "")])
+    lab.refresh()
+    lab.step()
+    asked = [run.seed for run in lab.state.runs.values()]
+    run = lab.state.runs["R0001"]
+    until(lambda: [lab.step(), lab.runs.start(0.0), run.status == "running"][2], "a baseline runs")
+    until(lambda: (one.home.runs / run.id / "stdout.log").exists(), "its runner is past its start")
+    os.kill(run.pid, signal.SIGTERM)
+    until(lambda: [lab.step(), lab.runs.start(0.0), not lab.state.open][2], "every run is over")
+    found = [(run.seed, run.status) for run in lab.state.runs.values()]
+    assert found == [(asked[0], "lost"), (asked[1], "ok"), (asked[0], "ok")]
+    who = f"R0001 (bank of {run.commit[:8]}) was ended by somebody else"
+    assert lab.state.alarms == [f"{who}: what stands in for it runs on its seed, {run.seed}, so nothing is gained"]
 
 
 def test_a_program_that_takes_a_runners_name_is_ended_and_the_run_begins_on_its_seed(runs: Runs, tmp_path: Path) -> None:

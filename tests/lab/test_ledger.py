@@ -149,15 +149,26 @@ def test_applied_migrations_are_named_in_the_database(tmp_path: Path, monkeypatc
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("verb", ["INSERT OR REPLACE", "INSERT OR IGNORE", "REPLACE"])
+def test_nothing_takes_the_place_of_a_fact(tmp_path: Path, verb: str) -> None:
+    path = tmp_path / "ledger.db"
+    ledger = Ledger(path, create=True)
+    ledger.append("note", {"a": 1})
+    with contextlib.closing(sqlite3.connect(path)) as database, pytest.raises(sqlite3.IntegrityError, match="append-only"):
+        database.execute(f"{verb} INTO facts SELECT id, time, kind, subject, actor, '{{}}', hash FROM facts")
+    assert [fact.body for fact in ledger.facts()] == [{"a": 1}] and ledger.verify() == []
+
+
 def test_a_ledger_of_the_first_version_which_named_no_migrations_is_taken_over(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
     Ledger(path, create=True).append("note", {"a": 1})
     with contextlib.closing(sqlite3.connect(path)) as database:
         database.execute("DROP TABLE migrations")
+        database.execute("DROP TRIGGER facts_in_order")
         database.execute("PRAGMA user_version=1")
         database.commit()
     assert [fact.body for fact in Ledger(path).facts()] == [{"a": 1}]
-    assert migrations(path) == ["facts"]
+    assert migrations(path) == ["append-only inserts", "facts"]
 
 
 def test_a_migration_that_fails_leaves_the_ledger_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,4 +178,4 @@ def test_a_migration_that_fails_leaves_the_ledger_as_it_was(tmp_path: Path, monk
     with pytest.raises(UserError, match="facts already exists"):
         Ledger(path)
     monkeypatch.undo()
-    assert [fact.body for fact in Ledger(path).facts()] == [{"a": 1}] and migrations(path) == ["facts"]
+    assert [fact.body for fact in Ledger(path).facts()] == [{"a": 1}] and migrations(path) == ["append-only inserts", "facts"]

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from fnmatch import fnmatch
+from pathlib import Path
 
 import psutil
 import pytest
@@ -350,8 +351,19 @@ def test_a_log_tail_is_plain_text_whatever_was_printed() -> None:
 @pytest.mark.parametrize("end", ["", "raise SystemExit(3)"], ids=["ok", "crash"])
 def test_a_grandchild_does_not_survive_its_run(bench: Make, escape: str, end: str) -> None:
     one = bench(committed={"toy/train.py": first(escape + "\n" + end)})
-    assert one.run()["status"] == ("crashed" if end else "ok")
+    found = one.run()
+    assert found["status"] == ("crashed" if end else "ok") and found["account"]["outlived"] == 1
     assert one.left() == []
+
+
+def test_a_commit_that_changes_what_is_not_editable_never_runs(bench: Make, tmp_path: Path) -> None:
+    one, there = bench(), tmp_path / "r1"
+    trunk = one.repo.trunk()
+    one.repo.add_worktree("r1", there, trunk)
+    (there / "toy" / "extra.py").write_text("WEIGHTS = [1.0]\n")
+    commit = one.repo.commit_worktree(there, "r1", "mine", ["toy/extra.py"])
+    found = one.run(commit=commit, parent=trunk)
+    assert found["status"] == "invalid" and "changes toy/extra.py, which no experiment may change" in found["reason"]
 
 
 def test_sigterm_to_the_runner_ends_the_tree_and_writes_the_result_killed(bench: Make) -> None:

@@ -422,3 +422,61 @@ def test_who_disowns_a_verdict_that_is_right_is_disowned(home: Home, serving: La
     assert later.state.disowned == {fact.id} and later.state.experiments["E0001"].verdict == "improved"
     serving.refresh()
     assert state(home).experiments["E0001"].verdict == "improved" and problems() == []
+
+
+def smuggled(home: Home, serving: Laboratory) -> tuple[str, dict[str, Any]]:
+    """A proposal of r1's, and the attempt at it that r1 writes itself: a commit that changes more than it may, and a diff that is none."""
+    name = client.propose(home, "r1", "smaller steps", "less noise", "optimiser")
+    trunk = serving.state.trunk
+    (home.org / "extra.py").write_text("WEIGHTS = [1.0]\n")
+    blob = git(home, "hash-object", "-w", str(home.org / "extra.py"))
+    listed = f"{git(home, 'ls-tree', trunk + ':toy')}\n100644 blob {blob}\textra.py\n"
+    folder_ = subprocess.run(["git", "mktree"], cwd=home.root, input=listed, text=True, capture_output=True, check=True).stdout.strip()
+    others = "\n".join(line for line in git(home, "ls-tree", trunk).splitlines() if not line.endswith("\ttoy"))
+    whole = f"{others}\n040000 tree {folder_}\ttoy\n".lstrip("\n")
+    tree = subprocess.run(["git", "mktree"], cwd=home.root, input=whole, text=True, capture_output=True, check=True).stdout.strip()
+    commit = git(home, "-c", "user.name=r1", "-c", "user.email=r1@x", "commit-tree", tree, "-p", trunk, "-m", "mine")
+    git(home, "update-ref", f"refs/org/exp/{name}/1", commit)
+    return name, {"number": 1, "parent": trunk, "commit": commit, "diff": "-LR = 0.08\n+LR = 0.081\n", "changed": ["toy/model.py"]}
+
+
+def test_an_attempt_that_an_agent_writes_itself_is_disowned_and_never_runs(home: Home, serving: Laboratory) -> None:
+    serving.refresh()
+    name, body = smuggled(home, serving)
+    fact = Ledger(home.ledger).append("attempt", body, name, "r1")
+    serving.step()
+    assert serving.state.disowned == {fact.id} and not serving.state.experiments[name].runs and not serving.state.open
+    assert serving.state.alarms[-1].startswith(f"fact {fact.id} (attempt {name}): such facts come through the controller")
+
+
+def test_an_attempt_written_while_nobody_served_is_held_against_git(home: Home, serving: Laboratory) -> None:
+    serving.refresh()
+    name, body = smuggled(home, serving)
+    Ledger(home.ledger).append("attempt", body, name, "r1")
+    found = f"commit {body['commit'][:10]} changes toy/extra.py, which no experiment may change"
+    assert problems() == [f"{name}: {found}"]
+    later = Laboratory(home, serving.task, POLICY, serving.repo, serving.slots, alone=True)
+    later.vet()
+    assert later.state.experiments[name].attempts == [] and found in later.state.alarms[-1]
+
+
+def test_a_diff_on_record_that_is_not_the_commits(home: Home) -> None:
+    def flatter(kind: str, subject: str, body: dict[str, Any]) -> None:
+        if (kind, subject) == ("attempt", "E0001"):
+            body["diff"] = body["diff"].replace("+LR = 0.1", "+LR = 0.021")
+
+    rewrite(home, flatter)
+    commit = state(home).experiments["E0001"].attempts[0].commit
+    assert f"E0001: the diff on record is not that of commit {commit[:10]}" in problems()
+
+
+def test_trunk_moved_back_by_a_step_was_moved_by_somebody(home: Home, serving: Laboratory) -> None:
+    serving.refresh()
+    serving.mirror_trunk()
+    now, before = serving.state.trunk, serving.state.trunks[-1].parent
+    git(home, "update-ref", "refs/heads/org/trunk", before)
+    serving.mirror_trunk()
+    assert Repo(home.root).trunk() == now
+    assert serving.state.alarms[-1] == (
+        f"org/trunk was moved to {before[:8]} by somebody else: put back to {now[:8]}, which the ledger names"
+    )
