@@ -160,7 +160,10 @@ def show_prompt(agent: AgentName) -> None:
     if seat is None:
         raise UserError(f"there is no agent {agent!r} here: {', '.join(settings.design.names)}")
     task = Task.model_validate_json(home.task.read_text())
-    told = prompt.told(seat, opened()[1].state.prompts.get(agent, ""))
+    recorded = opened()[1].state.prompts.get(agent, "")
+    told = prompt.told(seat, recorded)
+    if recorded and told is None:
+        print(f"what {agent} was told ({recorded[:8]}) does not lie there any more: this is what it would be told now", file=sys.stderr)
     print(told or prompt.compose(settings.design, task, seat, prompt.role_of(home, settings.design, seat)), end="")
 
 

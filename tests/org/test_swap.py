@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from org import role, swap
 from org.events import describe
 from org.session import Wish, found, reopen
 from org.swap import Swap
-from tests.conftest import TOY, Org, until
+from tests.conftest import ORGCTL, TOY, Org, until
 
 
 @pytest.fixture
@@ -138,6 +139,9 @@ def test_a_living_organisation_swaps_who_is_meant_and_touches_nobody_else(org: O
     after = until(lambda: (seen := org.panes()).get("r1", before["r1"]) != before["r1"] and seen, "r1 anew", 20)
     assert {name: after[name] for name in ("board", "chief", "r2")} == {name: before[name] for name in ("board", "chief", "r2")}
     assert org("prompt", "r1").startswith("# Mine") and org("prompt", "r2").startswith("# Researcher")
+    (org.home.agents / "r1" / "prompt.md").write_text("You may do as you like.\n")
+    shown = subprocess.run([*ORGCTL, "prompt", "r1"], cwd=org.root, env=org.env, capture_output=True, text=True)
+    assert shown.stdout.startswith("# Mine") and "does not lie there any more" in shown.stderr
     assert "swapped: chief" in org("up", str(org.root), "--detach", "--backend", "chief=sweep", cwd=tmp_path), "from anywhere"
     until(lambda: said(org, "chief") not in ("starting", "dead", "failed"), "the sweep chief", 30)
     assert "swapped: chief" not in org("up", "--detach", "--backend", "chief=sweep")
