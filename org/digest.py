@@ -8,12 +8,11 @@ wrote is escaped, cut, and stands in quotation marks or under their name.
 from __future__ import annotations
 
 import math
-import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from lab import areas, claims, queue, similar, verdict
+from lab import areas, claims, queue, verdict
 from lab.direction import Assignment, Standup
 from lab.figures import idle_share, levels
 from lab.home import Home
@@ -21,24 +20,14 @@ from lab.markdown import md
 from lab.records import VERDICTS, Experiment, Run
 from lab.state import State
 from lab.text import figure, interval
-from org import cost, hints
+from org import cost, hints, plans
 from org.decisions import SHOWN, Rules, decisions, effect_text, named
 from org.factcheck import Checked, Witness, check
 from org.hints import Area
-from org.phrases import ids_of
 from org.recorded import Known
 from org.reports import SECTIONS, Report
 from org.status import span
 from tasks.spec import Task
-
-WORDS = 6
-"""Words of a plan from which it is compared with another agent's."""
-COMPARING_SECONDS = 5.0
-"""How long plans are compared with earlier ideas: one takes 0.4 s beside 9,000 of them (benchmarks/ledger.py)."""
-ONCE_MORE = re.compile(r"\b(?:again|once more|re-?try|re-?run|repeat)\b", re.IGNORECASE)
-"""Of an experiment that has its verdict: what a plan says of its like. "Replicate" is somebody's work."""
-LIKE = 0.45
-"""Likeness of a plan to an earlier idea from which it is pointed out (`lab.similar`; 0.6 and more is the same idea)."""
 
 
 @dataclass
@@ -73,11 +62,12 @@ def digest(
         raise ValueError("there was no standup")
     since, when = _since(state, meeting)
     place = hints.table(state, task.metric.direction == "minimize", now, task.areas())
+    planned = [(one.agent, sentence.text) for one in said for sentence in one.checked.get("next", [])]
     parts: list[tuple[str, list[str]]] = [
         ("", _head(state, task, since, when, said, missing, aside)),
         ("To decide", decisions(state, task, rules, place, now)),
         ("Said, but not borne out by the ledger", _flags(said)),
-        ("About to be tried again", _again(state, said)),
+        ("About to be tried again", plans.pointed_out(state, planned)),
         ("What came in", _news(state, task, since)),
         ("Areas, the most promising first", _areas(state, place)),
         ("Reports", _reports(state, said, now)),
@@ -164,45 +154,6 @@ def _flags(said: Sequence[Said]) -> list[str]:
         more = len(one.flagged) - SHOWN
         lines += [f"- {one.agent}: and {more} more, marked in the report below"] if more > 0 else []
     return lines
-
-
-def _again(state: State, said: Sequence[Said]) -> list[str]:
-    """Plans that are like what was tried, go into a dead end, or are two agents' at once."""
-    lines = [
-        f'- {one.agent} plans "{md(sentence.text, 160)}": {name} of {md(known.agent, 30)} is {similar.outcome(known)}'
-        for one in said for sentence in one.checked.get("next", []) if ONCE_MORE.search(sentence.text)
-        for name in ids_of(sentence.text) if (known := state.experiments.get(name)) and known.tried
-    ]  # fmt: skip
-    plans = [
-        (one.agent, sentence.text)
-        for one in said for sentence in one.checked.get("next", []) if not ids_of(sentence.text)  # what is registered was compared then
-    ][: 4 * SHOWN]  # fmt: skip
-    began = time.monotonic()
-    for number, (agent, text) in enumerate(plans):
-        if time.monotonic() - began > COMPARING_SECONDS:
-            lines.append(f"- not compared for want of time: {len(plans) - number} plans")
-            break
-        near = [
-            one for one in similar.proposals(state, {"hypothesis": text, "mechanism": ""}, {})
-            if one.likeness >= LIKE and not _own_open(state.experiments[one.experiment], agent)
-        ]  # fmt: skip
-        if near:
-            lines.append(f'- {agent} plans "{md(text, 160)}": like {md(similar.named(state, near[:1])[0], 260)}')
-        for gone in state.direction.retired.values():
-            word = re.escape(gone.area.rpartition("/")[2]).replace("_", "[ _-]").replace("\\-", "[ _-]")
-            if re.search(rf"\b{word}\b", text, re.IGNORECASE):
-                lines.append(f'- {agent} plans "{md(text, 160)}": {md(areas.told(gone), 300)}')
-    for number, (agent, text) in enumerate(plans):
-        later = [(other, words) for other, words in plans[number + 1 :] if other != agent and len(text.split()) >= WORDS]
-        alike = similar.cosines(text, [words for _, words in later]) if later else []
-        for (other, words), likeness in zip(later, alike, strict=True):
-            if likeness >= similar.SAME_TEXT and not similar.told_apart(similar.settings(text), similar.settings(words)):
-                lines.append(f'- {agent} and {other} plan the same: "{md(text, 120)}", "{md(words, 120)}"')
-    return lines[: 2 * SHOWN]
-
-
-def _own_open(one: Experiment, agent: str) -> bool:
-    return one.agent == agent and one.verdict is None
 
 
 def _reports(state: State, said: Sequence[Said], now: float) -> list[str]:
