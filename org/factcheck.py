@@ -10,10 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 from lab.areas import PERSON
 from lab.records import Experiment
+from org.hedges import AS_EXPECTED, hedged
 from org.outcome import believed, outcome
 from org.phrases import (
     DID,
@@ -21,23 +23,24 @@ from org.phrases import (
     EMPHASIS,
     FIRST_RUN,
     GROUP,
-    HEDGE,
     ID,
     LOOKED,
     MINE,
     PAST,
+    PAST_OF_METRIC,
     PRONOUN,
     PROPOSED,
     QUOTED,
-    TAKEN_BACK,
     clauses,
     ids_of,
     measured_of,
     negated,
     run_ids,
     subjects,
+    taken_back,
 )
 from org.recorded import NUMBER, Known, about_experiment, about_run, together
+from org.tally import shares, tally
 
 LONGEST = 600
 """Characters of a sentence that are looked at."""
@@ -111,9 +114,14 @@ class _Sentence:
             if (name := f"{letter}{digits}") not in (state.experiments if letter == "E" else state.runs):
                 self._say([Flag("unknown", f"there is no {name}")])
         if section != "next" and not self.text.rstrip("\"”)* ").endswith("?"):
-            for clause in clauses(QUOTED.sub(" ", self.text)):
+            for clause in clauses(self.plain):
                 self._clause(clause)
             self._owner(section == "done")
+
+    @cached_property
+    def plain(self) -> str:
+        """The text without what others said and what was expected."""
+        return AS_EXPECTED.sub(" ", QUOTED.sub(" ", self.text))
 
     def _say(self, flags: list[Flag] | None) -> None:
         """None: it was no claim."""
@@ -131,9 +139,12 @@ class _Sentence:
         rivals = [experiments[name] for name in others if name in experiments]
         if len(about) < len(ids) or len(rivals) < len(others):
             return
-        tentative = bool(PROPOSED.search(self.text))
-        for one in about:
-            wrong = outcome(clause, self.text, one, self.known, tentative, rivals)
+        tentative = bool(PROPOSED.search(self.plain))
+        if len(about) > 1 and (told := shares(clause, self.known)):
+            told_of: list[list[str] | None] = [tally(told, about)]
+        else:
+            told_of = [outcome(clause, self.text, one, self.known, tentative, rivals) for one in about]
+        for wrong in told_of:
             self._say(None if wrong is None else [Flag("verdict", line) for line in wrong])
         if not ids and not ID.search(self.text):
             self._say(self._unnamed(clause))
@@ -143,9 +154,9 @@ class _Sentence:
     def _unnamed(self, clause: str) -> list[Flag] | None:
         """An improvement of the metric that names no experiment must at least be somebody's."""
         found = [one for one in self.known.better.finditer(clause) if re.fullmatch(PAST, one[0].split()[0], re.IGNORECASE)]
-        if not found or not re.search(self.known.metric, clause, re.IGNORECASE) or HEDGE.search(clause) or ELSEWHERE.search(clause):
+        if not found or not re.search(self.known.metric, clause, re.IGNORECASE) or ELSEWHERE.search(clause):
             return None
-        if any(negated(clause[: one.start()]) or TAKEN_BACK.search(clause[one.end() :]) for one in found):
+        if any(hedged(clause, one, True) or negated(clause[: one.start()]) or taken_back(clause[one.end() :]) for one in found):
             return None
         own = bool(MINE.search(clause)) and not self.witness.decides
         if any(believed(one) for one in self.known.state.experiments.values() if not own or one.agent == self.witness.agent):
@@ -159,9 +170,7 @@ class _Sentence:
         runs = [self.known.state.runs[name] for name in named if name in self.known.state.runs]
         if (named and not runs and not about) or not NUMBER.search(clause):
             return None
-        if tentative and not re.search(rf"\b(?:{PAST}|verdict|effect)\b", clause, re.IGNORECASE):
-            return None
-        if HEDGE.search(clause) and not re.search(r"\b(?:effect|verdict|measured|reached)\b", clause, re.IGNORECASE):
+        if tentative and not re.search(rf"\b(?:{PAST}|{PAST_OF_METRIC}|verdict|effect)\b", clause, re.IGNORECASE):
             return None
         first = bool(FIRST_RUN.search(self.text))
         if len(runs) == 1:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 
 from lab.records import Experiment
+from org.hedges import asserted, hedged
 from org.phrases import (
     BAD,
     BEAT_BANK,
@@ -21,16 +22,15 @@ from org.phrases import (
     EQUAL,
     FIRST_RUN,
     GROUP,
-    HEDGE,
     PAST,
     PRESENT,
     RAN_WELL,
     REVERTED,
     SAID,
-    TAKEN_BACK,
     WORD,
     ids_of,
     negated,
+    taken_back,
 )
 from org.recorded import Known
 from tasks.spec import Task
@@ -41,6 +41,11 @@ def believed(one: Experiment) -> bool:
     return one.reverted is None and (one.promoted is not None or one.verdict == "improved")
 
 
+def crashed(one: Experiment) -> bool:
+    """Did it, or a run of it?"""
+    return one.verdict in ("crashed", "invalid") or any(run.failed for run in one.runs)
+
+
 def outcome(
     clause: str, sentence: str, one: Experiment, known: Known, tentative: bool, others: Sequence[Experiment]
 ) -> list[str] | None:
@@ -48,20 +53,20 @@ def outcome(
     stated = _stated(clause, one)
     if stated is not None:
         return stated
-    if HEDGE.search(clause) or (ELSEWHERE.search(EQUAL.sub(" ", clause)) and not re.search(known.metric, clause, re.IGNORECASE)):
+    if ELSEWHERE.search(EQUAL.sub(" ", clause)) and not re.search(known.metric, clause, re.IGNORECASE):
         return None
     good = list(known.better.finditer(clause))
     if tentative:  # of what was proposed or started, the present tense is the hypothesis
         good = [found for found in good if not re.match(rf"(?:{PRESENT})\b|\w+s\s", found[0], re.IGNORECASE)]
-    good += [*CONFIRMED.finditer(clause), *_levels(clause, known)]
-    denied = [found for found in good if negated(clause[: found.start()]) or TAKEN_BACK.search(clause[found.end() :])]
-    bad = [found for found in BAD.finditer(clause) if not negated(clause[: found.start()])]
+    good = asserted(clause, [*good, *CONFIRMED.finditer(clause), *_levels(clause, known)])
+    denied = [found for found in good if negated(clause[: found.start()]) or taken_back(clause[found.end() :])]
+    bad = [found for found in asserted(clause, BAD.finditer(clause)) if not negated(clause[: found.start()])]
     if len(good) > len(denied) and not CONFIRMED_BAD.search(clause):
         bought = one.verdict == "bought" and (COSTLY.search(sentence) or (BEAT_BANK.search(clause) and not EQUAL.search(clause)))
         if bought or (one.reverted and REVERTED.search(sentence)):
             return []
         return None if bad and not denied else _claimed(clause, one, others, known.task)  # None: it says both
-    well = RAN_WELL.search(clause)
+    well = next(iter(asserted(clause, RAN_WELL.finditer(clause))), None)
     if well and one.verdict == "crashed" and not negated(clause[: well.start()]):
         return [f"{one.id} crashed"]
     if not (denied or bad):
@@ -99,8 +104,7 @@ def _claimed(clause: str, one: Experiment, others: Sequence[Experiment], task: T
 
 def _failure(clause: str, sentence: str, one: Experiment, bad: list[re.Match[str]]) -> list[str]:
     """A failure is asserted: a crash must be one, and a word that is the laboratory's own must be its word here."""
-    crashed = any(re.match(r"crash", found[0], re.IGNORECASE) for found in bad)
-    if crashed and one.verdict not in ("crashed", "invalid") and not any(run.failed for run in one.runs):
+    if any(re.match(r"crash", found[0], re.IGNORECASE) for found in bad) and not crashed(one):
         return [f"no run of {one.id} crashed ({one.status})"]
     word = WORD.search(clause)
     if word is None or one.reverted or FIRST_RUN.search(clause) or word["word"].lower() == one.verdict:
@@ -116,8 +120,9 @@ def _stated(clause: str, one: Experiment) -> list[str] | None:
     if found is None:
         return None
     before, after = clause[: found.start()], clause[found.end() :]
-    hedged = HEDGE.search(before) or re.match(r"\s+(?:if|once|when|as soon as|after)\b|\s*\?", after)
-    if hedged and not (found["verdict"] or found["open"]):
+    past = not re.match(r"(?:is|are|now|stands|sits|stays|remains)\b", found[0], re.IGNORECASE)
+    on_condition = re.match(r"\s+if\b|\s*\?" if past else r"\s+(?:only )?(?:if|once|when|as soon as|after|above)\b|\s*\?", after)
+    if (hedged(clause, found, past) or on_condition) and not (found["verdict"] or found["open"]):
         return None
     group = GROUP.match(after) if found["active"] or found["noun"] else GROUP.search(found[0])
     group = group or next(reversed(list(GROUP.finditer(before))), None)

@@ -1,7 +1,7 @@
-"""The words by which reports assert, deny, hedge and compare, as patterns. English only; used by `org.factcheck` and
-`org.outcome`.
+"""The words by which reports assert, deny and compare, as patterns. English only; used by `org.factcheck`, `org.outcome` and
+`org.tally`; `org.hedges` has those by which they do not assert.
 
-Each pattern says what it means for a claim. A word too many in HEDGE or LOOKED costs a miss, one too few a false flag; the examples in
+Each pattern says what it means for a claim. A word too many in LOOKED costs a miss, one too few a false flag; the examples in
 tests/org/witnesses.py hold the balance.
 """
 
@@ -14,7 +14,7 @@ from tasks.spec import Task
 DECIMAL = r"\d*\.\d+"
 
 
-def _words(*parts: str, before: str = r"\b", after: str = r"\b") -> re.Pattern[str]:
+def words(*parts: str, before: str = r"\b", after: str = r"\b") -> re.Pattern[str]:
     return re.compile(f"{before}(?:{'|'.join(parts)}){after}", re.IGNORECASE)
 
 
@@ -25,17 +25,21 @@ EMPHASIS = re.compile(r"\*\*|`|(?<!\w)__(?=\w)|(?<=\w)__(?!\w)")
 """Marks of Markdown that say nothing."""
 QUOTED = re.compile(r"\"[^\"]{8,400}\"|“[^”]{8,400}”")
 """Somebody's words, a hypothesis most often: no claim."""
+PERHAPS = r"likely|probably|possibly|presumably|perhaps|maybe|apparently|hopefully"
 PRONOUN = re.compile(
     r"^\W*(?:it|this|that|its|the (?:effect|gain|verdict|improvement|change|idea|result|run))\b", re.IGNORECASE
 )
 """Opens a sentence about what the one before was about."""
 CLAUSE = re.compile(
-    r";|\s+(?:but|while|whereas|although|though|however|because|yet)\b|,\s*(?:which|so|since|and then)\b|\s+so\s+(?!far)|"
+    rf";|(?:,?\s+(?:most |very |quite )?(?:{PERHAPS}))?\s+because\b|"
+    r"\s+(?:but|while|whereas|although|though|however|(?<!not )(?<!n['’]t )yet(?! to\b))\b|"
+    r",\s*(?:which|so|since|and then)\b|(?<!\bor)\s+so\s+(?!far)|"
     r",\s+and\s+(?!E\d)|(?<!E\d{4})(?<!E\d{5})(?<=[a-zσ%)\d])\s*,?\s+and\s+(?=E\d{4,}\s+(?!and\b|or\b|nor\b)\w)|"
     r"(?<=[a-zσ%)])\s*,\s+(?=E\d{4,}\b)|\s+[–—]\s+",
     re.IGNORECASE,
 )
 """Where one statement ends and the next begins."""
+OPENS_CONDITION = re.compile(r"\W*(?:if|unless|should|provided|assuming)\b[^,]*$", re.IGNORECASE)
 
 NEGATED = re.compile(
     r"(?:\b|(?<=\w))(?:not|n't|n’t|no|never|neither|nor|none|nobody|nothing|without|cannot|hardly|barely|unable|instead of|rather than|"
@@ -43,43 +47,41 @@ NEGATED = re.compile(
     re.IGNORECASE,
 )
 """Ends right before the word that it denies, up to four words earlier."""
-TAKEN_BACK = _words(
+TAKEN_BACK = words(
     "vanish", "disappear", "evaporat", "went away", "gone", "noise", "luck", "lucky", "unclear", "unconfirmed", "pending", "not yet",
-    "yet to", "at first", "did(?: not|n't) (?:hold|survive)", r"(?:is|was|are|were|has|have|did|does)(?: not|n't|n’t)\b", after="",
+    "yet to", "at first", "until", "did(?: not|n't) (?:hold|survive)", r"(?:is|was|are|were|has|have|did|does)(?: not|n't|n’t)\b", after="",
 )  # fmt: skip
 """After a word of success: it is denied."""
-HEDGE = _words(
-    "should", "could(?! not)", "may", "might", "would", "will", "shall", "can(?! not)", "had (?:we|i|they|the chief)", r"wish\w*",
-    r"expect\w*", r"hope\w*", "hoping", r"hypothes\w*", r"predict\w*",
-    "if", "whether", r"plan\w*", r"intend\w*", r"aim\w*", "try(?:ing)? to", r"attempt\w*", "going to", r"want\w*", r"suspect\w*",
-    r"believe\w*", "think", "guess", "perhaps", "maybe", "probably", "possibly", "likely", r"potential\w*", "promising", r"seem\w*",
-    r"appear\w*", "looks?", "looked", r"suggest\w*", "hints?", "in order to", "so as to", "until", "unless", "once", "when", r"wait\w*",
-    r"await\w*", "pending", "not yet", "yet to", "candidate", "goal", "due to be", "ready to",
-    r"(?<!turned out )(?<!proved )(?<!shown )(?<!found )to be", "being", "needs?", "propose to",
-    r"worth(?!\s+(?:(?:about|roughly|almost|nearly|around|only|some|just) )?[-+−~]?\d*\.\d)",
-    "ask(?:ed)? (?:for|the|to)", "please", r"order\w*", "no (?:evidence|sign|indication|reason)",
-    "(?<!failed )(?<!fails )(?<!managed )(?<!unable )"
-    "to (?:improve|beat|lower|reduce|help|gain|win|confirm|promote|see|find|test|check)", after=r"\b|\?",
-)  # fmt: skip
-"""No assertion, but an intention, a hope or a question."""
-FIRST_RUN = _words("first run", "one run", "one seed", "single (?:run|seed)", r"nominat\w*", "on search", "so far")
+NOT_PROMOTED = re.compile(
+    r"(?:\bnot|n't|n’t|\byet to be|\bpending)\b(?: \w+){0,2}? (?:promot\w+|merged|(?:on|in|into) trunk)\b", re.IGNORECASE
+)
+"""What improved may wait for that."""
+REASON = re.compile(r",\s*(?:\w+ ){0,2}(?:due|thanks|owing) to\b.*|\bby \w+ing\b.*", re.IGNORECASE)
+"""Why something is so: what stands in it denies nothing ("due to less noise")."""
+FIRST_RUN = words("first run", "one run", "one seed", "single (?:run|seed)", r"nominat\w*", "on search", "so far")
 """What is said is said of the run that nominates."""
-PROPOSED = _words(
+PROPOSED = words(
     r"propos\w+", r"register\w+", r"submit\w*", "queued?", r"launch\w*", r"start\w*", "testing", "trying", "running", r"hypothes\w+",
     "idea", "question",
 )  # fmt: skip
 """What follows in the present tense is a hypothesis."""
-ELSEWHERE = _words(
+ELSEWHERE = words(
     r"speed\w*", "throughput", "memory", "mfu", "seconds", "faster", "slower", "time", "code", r"readab\w*", "simpler", "flops", "cost",
-    "compute", "tokens per", r"log\w*", "style", "bug", "tests?",
+    "compute", "tokens per", "train(?:ing)? loss", r"log\w*", "style", "bug", "tests?", "chances?",
 )  # fmt: skip
 """What may get better or worse beside the metric."""
 EQUAL = re.compile(r"\b(?:at|with|for|under)\s+(?:the\s+)?(?:equal|matched|same|iso)[- ](?:compute|costs?|flops|time)\b", re.IGNORECASE)
 """Says that nothing more was spent, and nothing of what got better."""
-PAST = r"improved|beat|beaten|outperformed|helped|gained|won|succeeded|paid off|worked"
+_UNDERSTAND = r"(?! (?:us |me )?(?:to )?(?:understand|decide|explain|see|tell|know|learn|find|narrow)\b)"
+PAST = rf"improved|beat|beaten|outperformed|helped{_UNDERSTAND}|gained|won|succeeded|paid off|worked"
+PAST_OF_METRIC = (
+    r"lowered|reduced|decreased|dropped|raised|increased|lifted|shaved|took|knocked|trimmed|carved|brought|pushed|sent|drove|got|pulled|"
+    r"cut|fell|sank|went|came|rose|climbed"
+)
+"""Verbs that need the metric beside them."""
 PRESENT = (
-    r"improves?|improving|improvements?|positive results?|beats|outperforms?|better|helps?|gains?|wins?|winner|succeeds?|"
-    r"success(?:ful)?|works|pays? off"
+    rf"improves?|improving|improvements?|positive results?|beats|outperforms?|better|helps?{_UNDERSTAND}|gains?|wins?|winner|"
+    r"succeeds?|success(?:ful)?|works(?! so far)|pays? off"
 )
 PASSED = (
     r"\b(?:passed|survived|cleared|(?:came|went) through|(?:held|stood) up (?:to|in|on|under))\s+(?:the\s+)?"
@@ -88,16 +90,16 @@ PASSED = (
 CONFIRMED = re.compile(
     rf"\bconfirmed\b(?!\s+(?:to be|as|that|its|by reading|with (?:the )?(?:chief|r\d))\b)|{PASSED}", re.IGNORECASE
 )
-REVERTED = _words("taken back", r"revert\w*", "did not stand")
+REVERTED = words("taken back", r"revert\w*", "did not stand")
 """Says that a promotion did not last."""
 BEAT_BANK = re.compile(rf"\b(?:beats?|beaten|outperform\w*)\s+(?:the\s+)?(?:bank|baseline)|{PASSED}", re.IGNORECASE)
 """Which what is bought does."""
-CONFIRMED_BAD = _words(r"(?:no|not|confirmed)\W+(?:better|(?:to be |as )?(?:worse|neutral|dead))")
-COSTLY = _words(
+CONFIRMED_BAD = words(r"(?:no|not|confirmed)\W+(?:better|(?:to be |as )?(?:worse|neutral|dead))")
+COSTLY = words(
     "bought", r"(?<!equal )(?<!matched )(?<!same )(?<!iso-)(?<!equal-)(?:costs?|compute|flops)(?!-(?:matched|equal))", "dearer", "expensive"
 )
 """Says that a gain was paid for."""
-BAD = _words(
+BAD = words(
     "worse", "hurts?", r"degrad\w+", "harm(?:s|ed|ful)", "neutral", "inconclusive", "dead end", "no effect", "no difference", "did nothing",
     "useless", "lost", "f[ae]ll(?:s|en)? short", "negative result", "sets? (?:us|me) back",
     r"regress\w+", "failures?", "fail(?:s|ed)?(?! to)", "bought", "crash(?:ed|es)?", "invalid",
@@ -127,7 +129,7 @@ MEASURED_OF = re.compile(
     re.IGNORECASE,
 )
 """Before an id: the number that follows is said of it."""
-MINE = _words(
+MINE = words(
     "my", "our", "mine", "ours",
     r"(?:I|we)(?!['’](?:d|ll)| (?:would|should|could|might|may|can|will|want|need|hope|suggest|recommend|think|expect)\b)",
 )
@@ -137,7 +139,7 @@ DID = re.compile(
     r"made|brought|landed|found)\b",
     re.IGNORECASE,
 )
-LOOKED = _words(
+LOOKED = words(
     "read", r"review\w*", "looked", "studied", r"replicat\w*", r"compar\w*", "unlike", "like", "based on", "on top of", "builds? on",
     "built on", r"rebas\w*", "others?['’]?s?", "another", "same as", "similar", r"duplicat\w*", "instead of", "than", "after", "following",
     "trunk", "merged", "saw", "noticed", "noted", "waiting", "wait", r"agree\w*", r"disagree\w*", r"learn\w*", "control for",
@@ -152,6 +154,7 @@ WORD = re.compile(
 """One of the laboratory's own words for a failure, said of an experiment."""
 STATUS = r"improved|bought|neutral|worse|inconclusive|invalid|crashed|promoted|nominated|reverted|withdrawn"
 _IDS = r"(?:my\s+|our\s+|the\s+|\w+['’]s\s+)?E\d{4,9}\b[^.;:]{0,60}?"
+_TAKEN = r"(?:accepted|merged|taken|pulled|adopted|admitted|integrated|incorporated)"
 _TRUNK = r"(?:on|in|onto|into|to)\s+(?:the\s+)?trunk\b"
 SAID = re.compile(
     r"(?P<verdict>\bverdict\b(?:\s+(?:on|of|for)\s+E\d+)?\W{0,3}(?:is|was|(?:is|came|has come|comes) (?:out|in|back)(?: as)?|"
@@ -162,8 +165,8 @@ SAID = re.compile(
     rf"\b(?:had|got)\s+{_IDS}\s(?P<had>promoted|nominated|reverted|merged)\b|"
     r"\b(?P<active>promoted|merged|reverted)\s+(?:my\s+|our\s+|the\s+|\w+['’]s\s+)?(?=E\d{4})|"
     rf"\b(?P<put>put|took|accepted|landed|brought)\s+{_IDS}\s{_TRUNK}|"
-    rf"\b(?P<became>reached trunk|(?:went|landed|made it|got|came|was accepted|was merged) {_TRUNK})|"
-    r"\b(?P<noun>(?:is|was) (?:a|an|our|my|the)(?: \w+){0,2} promotion\b|"
+    rf"\b(?P<became>reached trunk|(?:went|landed|made it|got|came|(?:was|were|is|are|been|got) {_TAKEN}) {_TRUNK})|"
+    r"\b(?P<noun>(?:is|was) (?:a|an|our|my|the)(?! next)(?: \w+){0,2} promotion\b|"
     r"promotions?(?: (?:to report|of the day|today|so far))?\s?[:(]\s?(?=E\d))|"
     r"\b(?P<trunk>(?:is|are|now|stands|sits|stays|remains)(?: still| now)? (?:part of |(?:on|in|into|to) )?trunk)\b|"
     r"\b(?P<open>has no verdict|(?:is|am) (?:still )?(?:waiting|without) (?:for )?(?:a|its|the) verdict|awaits its verdict)\b",
@@ -199,16 +202,28 @@ def better(task: Task) -> re.Pattern[str]:
 
 
 def negated(before: str) -> bool:
-    """Does what stands before a word deny it? What is in brackets between them does not count."""
-    return bool(NEGATED.search(re.sub(r"\([^()]{0,80}\)", " ", before)))
+    """Does what stands before a word deny it? What is in brackets between them, or in another cell of a table, does not count."""
+    return bool(NEGATED.search(re.sub(r"\([^()]{0,80}\)", " ", before.rpartition("|")[2])))
+
+
+def taken_back(after: str) -> bool:
+    """Does what stands after a word of success deny it?"""
+    nothing = re.match(r"(?: us| me)? (?:nothing|nobody|none|no|little)\b", after, re.IGNORECASE)
+    return bool(nothing or TAKEN_BACK.search(NOT_PROMOTED.sub("", REASON.sub("", after))))
 
 
 # Parts of a sentence
 
 
 def clauses(text: str) -> list[str]:
-    """A sentence cut where one statement ends and the next begins."""
-    return [piece for piece in CLAUSE.split(text) if piece and re.search(r"\w", piece)]
+    """A sentence cut where one statement ends and the next begins; a condition stays with what depends on it."""
+    found: list[str] = []
+    for piece in CLAUSE.split(text):
+        if found and OPENS_CONDITION.match(found[-1]):
+            found[-1] += f", {piece}"
+        elif re.search(r"\w", piece):
+            found.append(piece)
+    return found
 
 
 def ids_of(text: str) -> list[str]:

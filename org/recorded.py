@@ -16,7 +16,8 @@ from functools import cached_property
 from lab import claims
 from lab.records import Attempt, Experiment, Run
 from lab.state import State
-from org.phrases import better, metric_words
+from org.hedges import hedged
+from org.phrases import PAST, PAST_OF_METRIC, better, metric_words, negated
 from tasks.spec import Task
 
 NUMBER = re.compile(r"(?<![\w.:/])([-+−±]?)\s?(\d{1,12}(?:\.\d{1,12})?|\.\d{1,12})(e[-+]?\d{1,3})?(?![\w:/]|\.\d)(?!-)", re.IGNORECASE)
@@ -31,7 +32,9 @@ LOOSE = 0.15
 """How far off "about" may be."""
 EFFECT = r"(?:effect|gain|improvement|benefit|contribution|reduction|drop|delta)"
 OFF = r"(?:\bshav\w+|\btakes?|\btook|\bknock\w*|\btrim\w*|\bcuts?|\bcarv\w+|\badds?|\badded)"
-BETTER = r"(?:improv\w*|better|worse|gain(?:s|ed)?|effect|delta|Δ|difference|improvement|beat\w*(?: \w+){0,3}|ahead|behind|hurts?|hurt)"
+DIRECTED = r"(?:improv\w*|better|worse|gain(?:s|ed)?|beat\w*(?: \w+){0,3}|ahead|behind|hurts?|hurt)"
+"""Says by itself which way: a sign beside it may mean either."""
+BETTER = rf"(?:{DIRECTED}|effect|delta|Δ|difference)"
 
 
 @dataclass
@@ -62,15 +65,15 @@ class Figures:
         for found in NUMBER.finditer(clause):
             before, after = clause[: found.start()][-80:], clause[found.end() :][:60]
             kind = classify(before, found, after, metric)
-            if not kind:
+            if not kind or _hedged(clause, found) or (kind in ("p", "sigma") and _demanded(before, after)):
                 continue
-            looked += 1
-            if line := self._compare(kind, found, before, after, trunk):
-                wrong.append(line)
+            line = self._compare(kind, found, before, after, trunk)
+            looked += line is not None
+            wrong += [line] if line else []
         return wrong, looked
 
-    def _compare(self, kind: str, found: re.Match[str], before: str, after: str, trunk: Sequence[float]) -> str:
-        """What is wrong with one number; "" when nothing is."""
+    def _compare(self, kind: str, found: re.Match[str], before: str, after: str, trunk: Sequence[float]) -> str | None:
+        """What is wrong with one number; "" when nothing is, None when there is nothing to hold it against."""
         said = f"{found[1].strip()}{found[2]}{found[3] or ''}"
         truths: Sequence[float] = {
             "level": self.levels, "delta": self.deltas, "either": [*self.levels, *self.deltas], "sigma": self.sigmas,
@@ -79,12 +82,12 @@ class Figures:
         if kind in ("delta", "either") and (INTERVAL.search(before) or re.match(r"\s*(?:to|–|-)\s*[-+−]?\d*\.\d", after)):
             truths = [*truths, *self.bounds]
         if not truths:
-            missing = self.of_experiment and kind in ("level", "delta", "percent")
-            return f"nothing of the kind was measured of {self.name} yet" if missing else ""
+            missing = self.of_experiment and kind in ("level", "delta", "percent", "p", "sigma")
+            return f"nothing of the kind was measured of {self.name} yet" if missing else None
         bound = "more" if re.search(rf"{MORE}$", before) else "less" if re.search(rf"{LESS}$", before) else ""
         loose = bool(re.search(rf"{ABOUT}$", before, re.IGNORECASE))
-        said_better = re.search(rf"{BETTER}\W*(?:by|of)?\W*$", before, re.IGNORECASE)  # then a sign may mean either
-        signed = kind in ("delta", "either") and found[1] in ("-", "−", "+") and not said_better
+        directed = re.search(rf"{DIRECTED}\W*(?:by|of)?\W*$", before, re.IGNORECASE)
+        signed = kind in ("delta", "either") and found[1] in ("-", "−", "+") and not directed
         if any(agrees(found, truth, bound, loose, signed) for truth in truths):
             return ""
         if self.several or kind == "trunk":
@@ -105,6 +108,18 @@ class Figures:
         return f"{self.name} has {values[0]:.3g} {name}" if after else f"{self.name} has {name} {values[0]:.3g}"
 
 
+def _hedged(clause: str, found: re.Match[str]) -> bool:
+    """Does a hedge govern a number? "Reached", "was" and the like before it tell of the past."""
+    told = re.search(rf"\b(?:{PAST}|{PAST_OF_METRIC}|reached|measured|scored|was|had)\b", clause[: found.start()], re.IGNORECASE)
+    return hedged(clause, found, bool(told))
+
+
+def _demanded(before: str, after: str) -> bool:
+    """Is a number of p or sigmas a bar that was missed or is still to be cleared?"""
+    bar = r"\b(?:threshold|bar|alpha|requir\w+|demand\w*|rule|target|reach|for (?:a )?p)\b"
+    return negated(before) or bool(re.search(bar, before, re.IGNORECASE) or re.match(rf"{SIGMA_UNIT} would", after))
+
+
 PERCENT = r"\s*(?:%|percent|per cent)"
 UNITS = r"\s*(?:x\b|×|times\b|-fold|[KMG]\b|[KMG]?i?B\b|k\b|ms\b|s\b|min\b|h\b|hours?\b|steps\b|tokens\b)"
 OF_COST = r"(?:interval|CI\b|confidence|of\b|more|fewer|less|extra|flops|cost|faster|slower|mfu)"
@@ -112,6 +127,8 @@ COSTS = r"\b(?:flops|cost|compute|memory|time|speed|tokens|param\w*|throughput|m
 ELSEWHERE = r"(?:speed|throughput|memory|time|seconds|cost|flops|compute|size|lines|parameters|params)"
 VERBS = r"(?:\s+(?:is|was|of|to|at|from|now|reached|fell|went|dropped|improved|came|down|up|stands|=))*\s*[=:(]?"
 """Between the metric and its value."""
+STANDS = r"(?:\s+(?:is|was|sits|sat|stands|stood|ended|now|currently))*"
+"""Between an experiment and "at" its value."""
 
 
 def classify(before: str, found: re.Match[str], after: str, metric: str) -> str:
@@ -142,10 +159,10 @@ def classify(before: str, found: re.Match[str], after: str, metric: str) -> str:
         return "spread"
     if whole and not followed(rf"\s*{metric}"):
         return ""  # "improved 8 of 9", "gain 3": nobody gives the metric in whole numbers
-    return _of_metric(led, followed, bool(found[1]), metric)
+    return _of_metric(led, followed, found, metric)
 
 
-def _of_metric(led: Callable[[str], bool], followed: Callable[[str], bool], signed: bool, metric: str) -> str:
+def _of_metric(led: Callable[[str], bool], followed: Callable[[str], bool], found: re.Match[str], metric: str) -> str:
     """The metric itself, a difference of it, or neither."""
     if followed(rf"\s+(?:{metric}\s+)?(?:improvement|reduction|decrease|drop|gain|regression)\b(?!\s+(?:in|of) (?:the )?{ELSEWHERE})"):
         return "delta"
@@ -164,15 +181,18 @@ def _of_metric(led: Callable[[str], bool], followed: Callable[[str], bool], sign
         return "delta"
     if led(BETTER):
         return "either"
+    fine = len(found[2].partition(".")[2]) > 2 and not found[1]  # of fewer digits it may be a setting
+    if fine and followed(r"\W*$|[.,;)]|\s+(?:now|on|against|vs|versus|after)\b") and led(rf"E\d{{4,}}{STANDS} at"):
+        return "level"
     reached = led(r"\b(?:reached|reaches|scored|measured|achieved|achieves)")
     reached = reached or led(rf"{metric}\s+(?:\w+\s+)?from\s+[\d.]+\s+(?:\w+\s+)?to")
     reached = reached or led(rf"{metric}{VERBS}\s*\W?\s*[\d.]+\s*(?:→|->|=>|⟶|to)")
     if reached or led(rf"{metric}(?:\s+on (?:the )?\w+)?{VERBS}"):
-        return "either" if signed else "level"
+        return "either" if found[1] else "level"
     if followed(rf"\s*(?:{metric})") and not led(r"[A-Za-z_]+\s*=|\b(?:lr|rate|momentum|width|decay|init)"):
         return "either"
     outcome = led(r"\b(?:improved|bought|neutral|worse|inconclusive|promoted|confirmed)") or led(r"E\d{4,}")
-    return "delta" if signed and outcome else ""
+    return "delta" if found[1] and outcome else ""
 
 
 def agrees(found: re.Match[str], truth: float, bound: str, loose: bool, signed: bool) -> bool:

@@ -1,7 +1,7 @@
 """Sentences as agents write them in reports, with what the ledger says against each: for tests of `org.factcheck`.
 
-`DEVELOPED` is what the rules were written against and corrected on, as are those of `reports_of_models.py` and `held_out_before.py`;
-those of `held_out.py` are only measured.
+`DEVELOPED` is what the rules were written against and corrected on, as are those of `reports_of_models.py`, `reports_with_reasons.py` and
+`held_out_before.py`; those of `held_out.py` are only measured.
 """
 
 from __future__ import annotations
