@@ -8,7 +8,6 @@ reason. Nothing here waits.
 from __future__ import annotations
 
 import re
-from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -142,13 +141,12 @@ def own(state: State, agent: str, since: float, now: float, unit: str, plan: str
     waiting = [one.id for one in mine if one.status == "nominated"]
     going = [one for one in mine if one.status in ("proposed", "queued", "running")]
     done = [_line(one, unit) for one in judged]
-    newest = ", ".join(waiting[-NAMED:]) + (f" and {len(waiting) - NAMED} before them" if len(waiting) > NAMED else "")
     read = [
         f"{one.id} ({found.finding or 'a remark'})"
         for one in state.experiments.values() for found in one.reviews if found.actor == agent and found.time >= since
     ]  # fmt: skip
     done += [f"- reviewed {', '.join(read[-NAMED:])}{' and others' if len(read) > NAMED else ''}."] if read else []
-    done += [f"- waiting for fresh seeds: {newest}."] if waiting else []
+    done += [f"- waiting for fresh seeds: {_newest(waiting)}."] if waiting else []
     turned: dict[str, list[Experiment]] = {}
     for one in judged:
         for name in one.params:
@@ -162,10 +160,15 @@ def own(state: State, agent: str, since: float, now: float, unit: str, plan: str
 
 
 def _came_of(found: list[Experiment]) -> str:
-    """2 worse, 1 promoted (E0004, E0007, E0009)"""
-    states = Counter(one.status for one in found)
-    told = ", ".join(f"{count} {state}" for state, count in states.most_common())
-    return f"{told} ({', '.join(one.id for one in found[-NAMED:])}{' and earlier ones' if len(found) > NAMED else ''})"
+    """worse E0004, E0007 and 3 before them; promoted E0009"""
+    came: dict[str, list[str]] = {}
+    for one in found:
+        came.setdefault(one.status, []).append(one.id)
+    return "; ".join(f"{state} {_newest(came[state])}" for state in sorted(came, key=lambda state: -len(came[state])))
+
+
+def _newest(names: list[str]) -> str:
+    return ", ".join(names[-NAMED:]) + (f" and {len(names) - NAMED} before them" if len(names) > NAMED else "")
 
 
 def _line(one: Experiment, unit: str) -> str:

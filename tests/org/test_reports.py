@@ -99,6 +99,15 @@ def test_what_an_optimiser_reports_is_never_flagged(tmp_path: Path) -> None:
     assert "- reviewed E0001 (ok)." in said["done"] and "- reviews what is improved." in said["next"]
     assert not check(said["done"], known, Witness("r3", agents))[0].flags, "a review is no claim to what was reviewed"
     assert "- waiting for fresh seeds: E0004." in reports.own(state, "r2", 0.0, 1e12, "bits per byte", "goes on.")["done"], "in one line"
+    for name in ("E0001", "E0003", "E0005", "E0007", "E0009"):
+        state.experiments[name].params = {"MATRIX_LR": 0.03}
+    state.experiments["E0002"].params = state.experiments["E0008"].params = {"MOMENTUM": 0.9}
+    learned = {name: reports.own(state, name, 0.0, 1e12, "bits per byte", "goes on.")["learned"] for name in ("r1", "r2")}
+    assert learned["r1"] == "- MATRIX_LR: promoted E0001; crashed E0003; worse E0005; inconclusive E0007; bought E0009."
+    assert learned["r2"] == "- MOMENTUM: neutral E0002; reverted E0008."
+    for agent, text in learned.items():
+        (one,) = check(text, known, Witness(agent, agents), "learned")
+        assert one.claim and not one.flags, "knobs that came to several ends"
     assert reports.own(state, "r1", 1e11, 1e12, "bits per byte", "goes on.")["done"] == "- nothing finished.", "only what is new"
 
 
