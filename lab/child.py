@@ -23,6 +23,7 @@ from typing import IO
 
 import psutil
 
+from lab.disk import in_memory
 from lab.fence import Fence
 from lab.files import write_json
 from lab.slots import usable_cores
@@ -145,17 +146,19 @@ class Child:
         return (self.ended if self.ended is not None else time.monotonic()) - self.started
 
     def memory(self, spare: Iterable[int] = ()) -> int:
-        """Resident memory now, in bytes, of all that runs below this process but `spare`; remembers the highest seen.
+        """Memory now, in bytes, of all that runs below this process but `spare`: resident, and in files that lie in memory
+        alone. Remembers the highest seen.
 
-        So a daemonised grandchild counts too.
+        So a daemonised grandchild counts too. What several share counts for each of them.
         """
-        total = sum(_resident(pid) for pid in below(os.getpid(), set(spare)))
+        pids = below(os.getpid(), set(spare))
+        total = sum(_resident(pid) for pid in pids) + in_memory(pids)
         self._peak = max(self._peak, total)
         return total
 
     @property
     def peak_memory(self) -> int | None:
-        """Highest resident memory in bytes, by the kernel's account at exit and what `memory` saw; None: unknown."""
+        """Highest memory in bytes, by the kernel's account at exit and what `memory` saw; None: unknown."""
         return self._peak or None
 
     def why(self) -> str:

@@ -218,6 +218,25 @@ def test_a_hosted_model_that_fills_the_disk_is_invalid_and_what_it_wrote_is_free
     assert one.left() == [] and sum(path.stat().st_size for path in one.folder.rglob("*")) < 1e6
 
 
+HELD = "import os, sys, time\nheld = os.memfd_create('held')\nos.posix_fallocate(held, 0, 300_000_000)\n"
+
+
+def test_memory_shared_with_the_scorer_is_memory_and_no_disk(bench: Make) -> None:
+    # As the logits of a model on a GPU: a GiB for each of two hosts.
+    model = first(f"{HELD}if 'toy.train' not in sys.orig_argv: time.sleep(2)", "toy/model.py")
+    result = bench(committed={"toy/model.py": model}, scale={"disk_gib": 0.1}).run()
+    assert (result["status"], result["reason"]) == ("ok", "")
+    assert result["account"]["score_memory_bytes"] > 300_000_000
+
+
+def test_memory_that_no_process_has_mapped_counts_too(bench: Make) -> None:
+    one = bench(committed={"toy/train.py": first(f"{HELD}time.sleep(60)")}, scale={"memory_gib": 0.2, "deadline_seconds": 20})
+    result = one.run()
+    assert result["status"] == "crashed"
+    assert result["reason"].startswith("out of memory: used 0.") and result["reason"].endswith("GiB of 0.2")
+    assert one.left() == []
+
+
 LARGE = first("").replace("(given.out /", "(given.out / 'more').write_text('x' * 300_000)\n    (given.out /", 1)
 HOSTED = "import sys, time\nif 'toy.train' not in sys.orig_argv:\n    "
 
