@@ -28,9 +28,6 @@ from lab.steps import (
 )
 from tasks.spec import Task
 
-BANK_FAILURES = 3
-"""Baseline runs that may fail before the laboratory stops asking for more and raises an alarm."""
-
 
 def decide(state: State, task: Task, policy: Policy) -> list[Step]:
     """The steps that the facts call for now. Empty when everything waits for runs or for somebody's order."""
@@ -152,9 +149,9 @@ def _bank(state: State, policy: Policy) -> list[Step]:
     bank = bank_of(state, state.trunk)
     good = [run for run in bank.runs if run.status == "ok"]
     pending = [run for run in bank.runs if not run.over]
-    failed = [run for run in bank.runs if run.status in ("crashed", "invalid", "timeout")]
-    if len(failed) >= BANK_FAILURES and len(failed) > len(good):
-        text = f"the baseline {state.trunk[:8]} itself fails ({failed[-1].status}: {failed[-1].reason}): no verdict is possible on it"
+    if failed := bank.failure:
+        why = f"{failed.status}: {failed.reason}"
+        text = f"the baseline {state.trunk[:8]} itself fails ({why}): no verdict is possible on it, and no idea is run"
         return [] if text in state.alarms else [Write("alarm", "bank", {"text": text})]
     missing = policy.bank - len(good) - len(pending)
     return [Queue("bank", state.trunk, splits=BOTH) for _ in range(missing)]

@@ -31,15 +31,24 @@ def waiting(state: State) -> list[Run]:
 
 
 def pick(state: State, free: list[Slot]) -> list[tuple[Run, Slot]]:
-    """Runs to start now, each with its slot. A run takes its home slot when that is free, else the first free slot."""
+    """Runs to start now, each with its slot. A run takes its home slot when that is free, else the first free slot. Own ideas wait
+    while the baseline that they change fails."""
     left = {slot.index: slot for slot in free}
     chosen = []
     for run in waiting(state):
         if not left:
             break
+        if run.purpose == "nominate" and _on_what_fails(state, run):
+            continue
         index = run.home_slot if run.home_slot in left else min(left)
         chosen.append((run, left.pop(index)))
     return chosen
+
+
+def _on_what_fails(state: State, run: Run) -> bool:
+    """Does the baseline that this idea changes fail by itself? What fails with it would be taken for the idea's fault."""
+    experiment = state.experiments.get(run.experiment)
+    return bool(experiment and experiment.attempt and bank_of(state, experiment.attempt.parent).failure)
 
 
 def halted(state: State, now: float) -> bool:

@@ -27,6 +27,8 @@ OURS = (
 """Kinds of facts that only the laboratory itself writes."""
 BANK = 8
 """Runs of a baseline bank before anything is compared with it, where the session does not say."""
+BANK_FAILURES = 3
+"""Baseline runs that may fail before the laboratory stops asking for more and raises an alarm."""
 OTHER_BUDGETS = ("control", "frontier", "carry")
 """Runs whose budget or scale differs on purpose: they say nothing about the environment of the others."""
 NO_EVIDENCE = ("killed", "lost")
@@ -325,6 +327,13 @@ class Bank:
 
     commit: str
     runs: list[Run]
+
+    @property
+    def failure(self) -> Run | None:
+        """The last baseline run that failed, where so many did that the laboratory has given the bank up; else None."""
+        failed = [run for run in self.runs if run.status in ("crashed", "invalid", "timeout")]
+        good = sum(run.status == "ok" for run in self.runs)
+        return failed[-1] if len(failed) >= BANK_FAILURES and len(failed) > good else None
 
     def values(self, split: str) -> list[float]:
         return [run.metric[split] for run in self.runs if run.status == "ok" and split in run.metric]

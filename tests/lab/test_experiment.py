@@ -32,6 +32,17 @@ def test_a_baseline_that_fails_raises_one_alarm_and_no_endless_runs(story: Story
     assert story.next() == []
 
 
+def test_no_idea_is_run_on_a_baseline_that_fails_by_itself(story: Story) -> None:
+    own = story.run("nominate", "c1", story.idea(), status="queued")
+    slots = [Slot(0, "cpu", None, "")]
+    for _ in range(3):
+        assert [run.id for run, _ in pick(story.state, slots)] == [own]
+        story.run("bank", "t0", attempt=0, status="invalid")
+    assert pick(story.state, slots) == [], "it would be called invalid, and would have been tried"
+    story.bank()
+    assert [run.id for run, _ in pick(story.state, slots)] == [own]
+
+
 def test_a_first_run_only_nominates(story: Story) -> None:
     story.bank()
     name = story.idea()
