@@ -199,13 +199,15 @@ def standing(state: State) -> dict[str, Any]:
 
 
 def progress(home: Home, run: Run, now: float) -> dict[str, Any]:
-    """How far a running run is: {fraction (0 to 1 or None), phase (starting, training, scoring), seconds}."""
+    """How far a running run is: {fraction (0 to 1 or None), phase (starting, training, scoring), seconds}. It is starting until it
+    has had its first batch: on a GPU it compiles for half a minute before."""
     counts = read_json(home.runs / run.id / "counts.json") or {}
     done, amount = spent(counts, str(run.budget.get("kind"))), run.budget.get("amount")
     fraction = None
     if isinstance(done, int | float) and isinstance(amount, int | float) and amount > 0:
         fraction = max(0.0, min(1.0, done / amount))
-    phase = "starting" if fraction is None else "scoring" if counts.get("done") or fraction >= 1 else "training"
+    over = fraction is not None and (counts.get("done") or fraction >= 1)
+    phase = "scoring" if over else "training" if fraction else "starting"
     return {"fraction": fraction, "phase": phase, "seconds": max(0.0, now - run.started) if run.started else 0.0}
 
 

@@ -143,6 +143,7 @@ def test_the_snapshot_tells_what_runs_where_and_how_far(tmp_path: Path) -> None:
     assert (busy["fraction"], busy["phase"]) == (0.25, "training")
     for counts, fraction, phase in (
         ({"tokens": 2000}, 1.0, "scoring"), ({"tokens": "many"}, None, "starting"), ({"steps": 3}, None, "starting"),
+        ({"tokens": 0}, 0.0, "starting"),
     ):  # fmt: skip
         write_json(home.runs / "R0015" / "counts.json", counts)
         busy = snapshot(home, None)["slots"][1]
