@@ -289,7 +289,7 @@ def _frame(
     session = state.session
     facts = [
         f"{arrow} is better", f"{len(runs)} runs", f"{len(state.experiments)} ideas",
-        clean(session.get("device") or "", 40),
+        clean(next((run.account["device"] for run in reversed(runs) if run.account.get("device")), session.get("device") or ""), 40),
         f"org {clean(session.get('org_hash', ''), 8).rstrip('…')}" if session.get("org_hash") else "",
     ]
     figure.text(0.085, 0.9, clean("  ·  ".join(fact for fact in facts if fact), 120), fontsize=10, color=PALE)
