@@ -20,11 +20,12 @@ from lab.answer import as_data, pause
 from lab.errors import UserError
 from lab.home import Home
 from lab.ledger_commands import JsonFlag, opened
+from lab.listed import listed
 from lab.prepare import prepare
 from lab.records import STATES, Experiment
 from lab.shown import brief, next_step, outcome, replications, shown_run, story
 from lab.state import State
-from lab.text import clean, figure, printable
+from lab.text import clean, printable
 from tasks.spec import Task
 from worktrees.repo import trunk_branch
 
@@ -226,17 +227,8 @@ def list_(
         print("nothing was proposed yet: orgctl exp propose" if not view.state.experiments else "no such experiment: orgctl exp list")
         return
     from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
 
-    table = Table("experiment", "agent", "status", "effect", box=None)
-    table.add_column("hypothesis", no_wrap=True, overflow="ellipsis")
-    for item in found:
-        effect = brief(item)["effect"]
-        table.add_row(
-            item.id, clean(item.agent, 30), item.status, "" if effect is None else figure(effect, signed=True), Text(clean(item.hypothesis))
-        )
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    Console(width=None if sys.stdout.isatty() else 200).print(listed(found))
 
 
 @exp.command()
