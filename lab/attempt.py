@@ -197,7 +197,7 @@ def _confirm(
         others = interleaved(sum(run.status == "ok" or not run.over for run in bank.runs), fresh)
         baselines: list[Step] = [Queue("bank", attempt.parent, splits=BOTH)] * others
         return [step for pair in itertools.zip_longest(baselines, [mine] * fresh) for step in pair if step]
-    gain = frontier.unmeasured(state, task, attempt.parent) if dear else frontier.Gain()
+    gain = frontier.unmeasured(state, task, bank, charged.kind) if dear else frontier.Gain()
     if curve and charged.ratio:
         gain = curve.gain(values, charged.ratio, minimize)
     equal, by = (beside.test, f"trunk at {beside.spent:.6g}x the cost, by its frontier,") if beside else (None, "")

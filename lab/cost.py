@@ -1,8 +1,9 @@
 """The one cost on which a claim is decided, and what a candidate's runs spent of it. Pure functions of the ledger's runs.
 
 Called by the workflow and `lab.frontier`. FLOPs decide where they are known, since they do not depend on the machine's mood;
-seconds where a candidate's or the bank's are unknown. A budget of seconds or FLOPs makes the cost equal by construction. Whatever
-else the candidate spends more of is said and never decides.
+seconds where a candidate's or the bank's are unknown. A budget of FLOPs, or of seconds that a feeder counts, makes the cost equal by
+construction; without a feeder the clock is read, and who takes longer is charged. Whatever else the candidate spends more of is said
+and never decides.
 """
 
 from __future__ import annotations
@@ -44,12 +45,12 @@ def cost(runs: Sequence[Run], bank: Bank, target: bool = False) -> Cost | None:
     flops, seconds = ratio(mine, theirs, "flops"), ratio(mine, theirs, "seconds")
     if target:
         return Cost(flops, None, f"decided at the cost of reaching the target, which is the metric{_beside(mine, theirs)}")
-    if kind == "time":
+    if kind == "time" and all(run.account.get("startup_seconds") is not None for run in [*mine, *theirs]):
         said = f"decided at equal seconds, which the budget sees to{_beside(mine, theirs, 'seconds')}"
         return Cost(seconds, None, said, "seconds")
     if flops and kind == "flops":
         return Cost(flops, None, f"decided at equal FLOPs, which the budget sees to{_beside(mine, theirs, 'flops')}")
-    if flops:
+    if flops and kind != "time":
         said = f"decided at equal FLOPs: {flops:.6g}x the bank's{_beside(mine, theirs, 'flops')}"
         return Cost(flops, flops if needs_control(flops) else None, said)
     unknown = next((run.account["flops_unknown"] for run in [*mine, *theirs] if run.account.get("flops_unknown")), "")
@@ -58,6 +59,7 @@ def cost(runs: Sequence[Run], bank: Bank, target: bool = False) -> Cost | None:
             return None
         return Cost(None, None, "the cost is unknown on both sides: decided on the metric alone")
     why = f"FLOPs are unknown ({unknown})" if unknown else "FLOPs are unknown"
+    why = "no feeder holds training to its budget" if kind == "time" else why
     needed = seconds if seconds > SECONDS_TOLERANCE else None
     said = f"decided at equal seconds of the device, since {why}: {seconds:.3f}x the bank's{_beside(mine, theirs, 'seconds')}"
     return Cost(seconds, needed, said, "seconds")

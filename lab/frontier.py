@@ -153,9 +153,15 @@ def broken(state: State, task: Task, commit: str) -> str:
     return ""
 
 
-def unmeasured(state: State, task: Task, commit: str) -> Gain:
+def unmeasured(state: State, task: Task, bank: Bank, kind: str) -> Gain:
     """The gain of an idea that costs more where there is no frontier to measure it by."""
-    return Gain(why=broken(state, task, commit) or "what the runs of trunk's frontier cost is unknown")
+    if why := broken(state, task, bank.commit):
+        return Gain(why=why)
+    spent = [cost.ratio(_runs(state, task, bank.commit, factor), bank.runs, kind) for factor in FACTORS]
+    if not all(spent):
+        return Gain(why="what the runs of trunk's frontier cost is unknown")
+    said = " and ".join(f"{ratio:.3g}x" for ratio in spent)
+    return Gain(why=f"trunk costs {said} in {'FLOPs' if kind == 'flops' else kind} on half and twice its budget, which it does not follow")
 
 
 def measured(state: State, task: Task, bank: Bank, kind: str) -> Frontier | None:

@@ -200,6 +200,7 @@ class Task(Model):
     protected: list[str]
     prepare: list[str] = []
     feed: list[str] = []
+    """Needed (`load`) for every budget but one of seconds, which the laboratory's own clock counts."""
     train: list[str]
     score: list[str]
     scale: Scale
@@ -324,12 +325,18 @@ def load(task: str, scale: str | None = None) -> Task:
     if following is not None and following not in scales:
         raise TaskError(f"{scale_file}: next: no scale {following!r}: choose one of {', '.join(scales)}")
     try:
-        return Task.model_validate(document)
+        read = Task.model_validate(document)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "task"
         file = scale_file if field.startswith("scale") else where / "task.yaml"
         raise TaskError(f"{file}: {field}: {first['msg'].removeprefix('Value error, ')}") from error
+    if not read.feed and read.scale.budget.kind != "time":
+        raise TaskError(
+            f"{where}/task.yaml: feed: nobody counts the {read.scale.budget} of {scale_file.name}, which training could exceed: add a"
+            " command that hands out the data and counts it (docs/tasks.md), or give the scale a budget of kind time"
+        )
+    return read
 
 
 def _yaml(path: Path) -> dict[str, Any]:

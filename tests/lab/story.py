@@ -66,6 +66,7 @@ class Story:
         status: str = "ok",
         flops: float | None = 1e9,
         seconds: float = 10.0,
+        startup: float | None = 3.0,
         flags: tuple[str, ...] = (),
         hashes: dict[str, str] | None = None,
         factor: float = 1.0,
@@ -86,7 +87,7 @@ class Story:
         }
         name = self.ledger.append_new("run", "R", body).subject
         if status != "queued":
-            self.end(name, status, flops, seconds, flags, hashes, **metric)
+            self.end(name, status, flops, seconds, startup, flags, hashes, **metric)
         return name
 
     def end(
@@ -95,6 +96,7 @@ class Story:
         status: str,
         flops: float | None = 1e9,
         seconds: float = 10.0,
+        startup: float | None = 3.0,
         flags: tuple[str, ...] = (),
         hashes: dict[str, str] | None = None,
         **metric: float,
@@ -107,8 +109,8 @@ class Story:
             "account": {
                 "flops": flops,
                 "flops_unknown": "" if flops else "mine::op",
-                "train_seconds": seconds + 3,
-                "startup_seconds": 3.0,
+                "train_seconds": seconds + (startup or 0),
+                "startup_seconds": startup,
             },
             "hashes": hashes or {},
             "log_tail": "",

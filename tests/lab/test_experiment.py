@@ -204,6 +204,21 @@ def test_a_budget_of_seconds_or_flops_makes_the_cost_equal_and_needs_no_control(
     assert (verdict.body["verdict"], verdict.body["reasoning"][3]) == ("improved", said)
 
 
+def test_who_takes_longer_than_a_budget_of_seconds_that_no_feeder_counts_is_charged_for_it(story: Story) -> None:
+    story.scale(budget={"kind": "time", "amount": 5.5})
+    without: dict[str, Any] = {"startup": None, "flops": None}
+    name = nominated(story, **without)
+    confirmed(story, name, seconds=15.0, **without)
+    story.frontier(2.50, 2.41, startup=None)
+    steps = story.next()
+    assert [(step.purpose, step.commit, step.budget_factor) for step in steps] == [("control", "t0", 1.5)] * 4
+    for value in CONTROLS:
+        story.run("control", "t0", name, factor=1.5, audit=value)
+    (verdict,) = story.next()
+    said = "decided at equal seconds of the device, since no feeder holds training to its budget: 1.500x the bank's"
+    assert (verdict.body["verdict"], verdict.body["reasoning"][3]) == ("bought", said)
+
+
 @pytest.mark.parametrize(("bank", "mine"), [(1e9, None), (None, 1e9), (None, None)], ids=["mine", "bank", "both"])
 def test_where_flops_are_unknown_the_claim_is_decided_at_equal_seconds_of_the_device(
     story: Story, bank: float | None, mine: float | None

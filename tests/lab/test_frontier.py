@@ -223,6 +223,20 @@ def test_a_frontier_that_fails_is_given_up_and_the_control_decides(story: Story)
     assert said in "\n".join(step.body["reasoning"])
 
 
+def test_trunk_that_costs_the_same_on_any_budget_leaves_the_gain_undefined_for_that_reason(story: Story) -> None:
+    name = nominated(story)
+    confirmed(story, name, flops=1.1e9)
+    for factor in (0.5, 2.0):
+        for step in range(4):
+            story.run("frontier", "t0", attempt=0, factor=factor, flops=1e9, audit=2.45 + 0.001 * step)
+    for value in (2.440, 2.442, 2.441, 2.439):
+        story.run("control", "t0", name, factor=1.1, audit=value)
+    (step,) = story.next()
+    assert step.body["verdict"] == "improved" and step.body["ceg"] is None
+    said = "CEG undefined: trunk costs 1x and 1x in FLOPs on half and twice its budget, which it does not follow; against its control"
+    assert said in "\n".join(step.body["reasoning"])
+
+
 def test_runs_of_the_frontier_from_another_machine_do_not_count_and_do_not_make_the_bank_another(story: Story) -> None:
     name = nominated(story)
     confirmed(story, name, flops=1.5e9)

@@ -73,6 +73,21 @@ def test_a_scale_whose_successor_does_not_exist_is_refused_by_file(tmp_path: Pat
         spec.load(str(tmp_path))
 
 
+@pytest.mark.parametrize("budget", ["{kind: steps, amount: 200}", "{kind: tokens, amount: 4096}", "{kind: flops, amount: 1e9}"])
+def test_a_budget_that_nobody_counts_is_refused_by_file_with_what_to_do(tmp_path: Path, budget: str) -> None:
+    text = (TOY / "task.yaml").read_text()
+    (tmp_path / "task.yaml").write_text("".join(line for line in text.splitlines(True) if not line.startswith("feed:")))
+    written = (TOY / "toy.yaml").read_text().replace("{kind: tokens, amount: 4096}", budget)
+    (tmp_path / "toy.yaml").write_text(written)
+    with pytest.raises(spec.TaskError) as caught:
+        spec.load(str(tmp_path), "toy")
+    said = str(caught.value)
+    assert said.startswith(f"{tmp_path}/task.yaml: feed: nobody counts the ") and "of toy.yaml" in said and "\n" not in said
+    assert "add a command that hands out the data and counts it" in said
+    (tmp_path / "toy.yaml").write_text(written.replace(budget, "{kind: time, amount: 5}"))
+    assert spec.load(str(tmp_path), "toy").feed == [], "seconds are counted by the laboratory's own clock"
+
+
 @pytest.mark.parametrize(
     ("dial", "reason"),
     [
