@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lab import verdict
+from lab.errors import UserError
 from lab.records import Carry, Experiment, Run
 from lab.state import State, bank_of
 from tasks.spec import Task
@@ -20,6 +21,7 @@ FAILURES = 3
 """Runs of one commit that may fail at the next scale before no more are asked for."""
 SEEDS = 64
 """Most seeds that may be asked for, for each commit."""
+WHAT = "carry ideas to the next scale"
 
 
 def refusal(task: Task, following: Task | None) -> str | None:
@@ -41,6 +43,18 @@ def missing(state: State, order: Carry, commit: str) -> int:
     if sum(run.status in ("crashed", "invalid", "timeout") for run in found) >= FAILURES:
         return 0
     return max(0, order.seeds - len(_good(state, found)) - sum(not run.over for run in found))
+
+
+def wanted(state: State, named: object) -> list[str]:
+    """The ideas of an order that names these (none: all). Raises UserError for what is no promoted idea, or where there is none."""
+    standing = {one.id for one in state.promotions()}
+    named = named or sorted(standing)
+    ideas = list(dict.fromkeys(str(name) for name in named)) if isinstance(named, list) else []
+    if other := next((name for name in ideas if name not in standing), None):
+        raise UserError(f"{other[:40]!r} is no promoted idea of this trunk: `orgctl exp list --status promoted` shows them")
+    if not ideas:
+        raise UserError("trunk holds no promoted idea: there is nothing to carry")
+    return ideas
 
 
 def known(state: State, scale: str, ideas: list[str], seeds: int) -> str | None:

@@ -13,9 +13,9 @@ from typing import Annotated, Any
 
 import typer
 
+from lab import asking, claims, client, follow, gate, ledger_commands, promotion, similar, tools, verify
 from lab import audit as audits
 from lab import carry as carries
-from lab import claims, client, follow, gate, ledger_commands, promotion, similar, tools, verify
 from lab.answer import as_data, pause
 from lab.errors import UserError
 from lab.home import Home
@@ -381,12 +381,14 @@ def carry(
     following = Task.model_validate_json(home.next_task.read_text()) if home.next_task.is_file() else None
     if following is None or (why := carries.refusal(task, following)):
         raise UserError(why if following else carries.refusal(task, None) or "")
-    if not view.state.promotions():
-        raise UserError("trunk holds no promoted idea: there is nothing to carry")
+    me = client.me(home)  # asked before the data are prepared, which may take hours; the controller asks again
+    asking.may_decide(me, view.state.session.get("chiefs") or (), carries.WHAT)
+    asking.seeds(seeds, 0, carries.SEEDS)
+    carries.wanted(view.state, experiments)
     if not (home.next_data / "manifest.json").is_file():
         print(f"preparing the data of scale {following.scale.name}, once", file=sys.stderr)
     prepare(following, home.protected, home.next_data, home.org / "prepare-next.log", view.state.session["protected"])
-    answer = client.carry(home, client.me(home), experiments or [], seeds)
+    answer = client.carry(home, me, experiments or [], seeds)
     named = ", ".join(answer.get("ideas", []))
     _tell(answer, as_json, f"{answer.get('carry')} runs {named} at scale {following.scale.name} on {answer.get('seeds')} fresh seeds")
 

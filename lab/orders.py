@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from lab import areas, audit, carry, controls, gate, replication, similar
+from lab import areas, asking, audit, carry, controls, gate, replication, similar
 from lab.attempt import bank_ready
 from lab.client import PERSON, acknowledged, repeated
 from lab.errors import UserError
@@ -142,20 +142,17 @@ class Orders:
 
     # Who may
 
-    def _may_decide(self, request: Request, what: str) -> None:
-        if request.actor not in self.lab.chiefs | {PERSON}:
-            who = ", ".join(sorted(self.lab.chiefs)) or "the laboratory itself, by this design's policy,"
-            raise UserError(f"{request.actor} may not {what}: {who} does that here")
+    def _may_decide(self, request: Request, what: str, itself: bool = False) -> None:
+        asking.may_decide(request.actor, self.lab.chiefs, what, itself)
 
     def _may_review(self, experiment: Experiment, request: Request, what: str) -> None:
         """For those who decide, and for those who review what the author finds."""
-        if request.actor not in self.lab.policy.reviewers.get(experiment.agent, []):
-            self._may_decide(request, what)
+        asking.may_decide(request.actor, self.lab.chiefs, what, reviewers=self.lab.policy.reviewers.get(experiment.agent, ()))
 
     # Further on its way
 
     def _confirm(self, experiment: Experiment, request: Request) -> dict[str, Any]:
-        self._may_decide(request, "order confirmations")
+        self._may_decide(request, "order confirmations", self.lab.policy.confirmation == "auto")
         attempt = experiment.attempt
         if attempt is None or attempt.nomination is None or attempt.verdict or experiment.withdrawn is not None:
             raise UserError(
@@ -180,7 +177,7 @@ class Orders:
         return {"attempt": attempt.number, "factor": known.control, "runs": asked}
 
     def _promote(self, experiment: Experiment, request: Request) -> dict[str, Any]:
-        self._may_decide(request, "promote")
+        self._may_decide(request, "promote", self.lab.policy.promotion != "chief" and not experiment.removes)
         attempt = experiment.attempt
         wanted = "neutral" if experiment.removes else "improved"
         if attempt and attempt.apart:
@@ -206,9 +203,7 @@ class Orders:
 
     def _replicate(self, experiment: Experiment, request: Request) -> dict[str, Any]:
         self._may_review(experiment, request, f"order a replication of {experiment.agent}'s {experiment.id}")
-        seeds = request.body.get("seeds") or replication.SEEDS
-        if type(seeds) is not int or not 2 <= seeds <= replication.MOST:
-            raise UserError(f"--seeds: give a whole number from 2 to {replication.MOST}")
+        seeds = asking.seeds(request.body.get("seeds"), replication.SEEDS, replication.MOST)
         if why := replication.refusal(experiment):
             raise UserError(why)
         body = {"attempt": experiment.attempts[-1].number, "seeds": seeds, "by": request.actor}
@@ -231,31 +226,21 @@ class Orders:
     # Of trunk
 
     def _audit(self, request: Request) -> dict[str, Any]:
-        self._may_decide(request, "order audits")
-        seeds = request.body.get("seeds") or self.lab.policy.bank
-        if type(seeds) is not int or not 2 <= seeds <= audit.SEEDS:
-            raise UserError(f"--seeds: give a whole number from 2 to {audit.SEEDS}")
+        self._may_decide(request, "order audits", bool(self.lab.policy.audit_every))
+        seeds = asking.seeds(request.body.get("seeds"), self.lab.policy.bank, audit.SEEDS)
         if why := audit.refusal(self.lab.state, seeds):
             raise UserError(why)
         identity = self.lab.start_audit(request.actor, seeds)
         return {"audit": identity, "ideas": self.lab.state.audits[identity].ideas, "seeds": seeds}
 
     def _carry(self, request: Request) -> dict[str, Any]:
-        self._may_decide(request, "carry ideas to the next scale")
+        self._may_decide(request, carry.WHAT)
         following = self.lab.runs.following
         why = carry.refusal(self.lab.task, following)
         if why or following is None:
             raise UserError(why or "there is no next scale")
-        seeds = request.body.get("seeds") or self.lab.policy.bank
-        if type(seeds) is not int or not 2 <= seeds <= carry.SEEDS:
-            raise UserError(f"--seeds: give a whole number from 2 to {carry.SEEDS}")
-        standing = {one.id for one in self.lab.state.promotions()}
-        named = request.body.get("experiments") or sorted(standing)
-        ideas = list(dict.fromkeys(str(name) for name in named)) if isinstance(named, list) else []
-        if other := next((name for name in ideas if name not in standing), None):
-            raise UserError(f"{other[:40]!r} is no promoted idea of this trunk: `orgctl exp list --status promoted` shows them")
-        if not ideas:
-            raise UserError("trunk holds no promoted idea: there is nothing to carry")
+        seeds = asking.seeds(request.body.get("seeds"), self.lab.policy.bank, carry.SEEDS)
+        ideas = carry.wanted(self.lab.state, request.body.get("experiments"))
         _, manifest = read_manifest(self.lab.home.next_data)
         if not manifest:
             raise UserError(f"the data of scale {following.scale.name} are not prepared: `orgctl exp carry` does that first")

@@ -202,7 +202,7 @@ def test_the_laboratory_refuses_to_promote_around_the_gate(site: Site) -> None:
     with pytest.raises(UserError, match=f"{name} cannot be promoted yet: it waits for the review of r2"):
         site.ask("promote", name)
     for actor in ("r1", "r3"):
-        with pytest.raises(UserError, match=f"{actor} may not order a replication of r1's {name}: chief does that here"):
+        with pytest.raises(UserError, match=f"{actor} may not order a replication of r1's {name}: chief or r2 does that here"):
             site.ask("replicate", name, actor)
     with pytest.raises(UserError, match="--seeds: give a whole number from 2 to 16"):
         site.ask("replicate", name, "r2", seeds=17)
