@@ -258,16 +258,18 @@ def judge(
             return verdict("bought", curve + ": worse than what that buys", max(test.p_better, bought.test.p_better))
         if control is None:
             return None
-        p, against, beside = test.p_better, [], []
+        p, against, beside, missed = test.p_better, [], [], []
         for what, values in ((f"trunk with {cost_ratio:.6g}x the budget", control), *([resized] if resized else [])):
             equal = welch(candidate, values, minimize=minimize)
             against.append(f"against {what} (m = {len(values)}) {_interval(equal)}")
             beside.append(_look(equal, candidate, values, minimize, stages))
             p = max(p, equal.p_better)  # the claim is that it beats all of them
-        if all(one.accepted for one in beside):
+            if not beside[-1].accepted:
+                missed.append((equal.effect, accepts_below(n, len(values), stages)))
+        if not missed:
             return verdict("improved", "; ".join(against), p)
         if final or any(one.hopeless for one in beside):
-            return verdict("bought", "; ".join(against) + ": no better than what the same cost buys", p)
+            return verdict("bought", f"{'; '.join(against)}: {_missed(missed, minimize)} what the same cost buys", p)
         return None
     if not final and not found.hopeless:
         return None
@@ -277,6 +279,15 @@ def judge(
     if -margin < test.low and test.high < margin:
         return verdict("neutral", f"the whole interval lies within {margin:.4g} of no effect")
     return verdict("inconclusive", "" if final else f"stopped early: below t = {hopeless_below(n, m, stages):.2f}")
+
+
+def _missed(effects: Sequence[tuple[float, float]], minimize: bool) -> str:
+    """How the controls that were not beaten, each with its effect and the p that it takes, are to be read: an interval of 95 % beyond
+    zero is no acceptance yet."""
+    if any(effect >= 0 if minimize else effect <= 0 for effect, _ in effects):
+        return "no better than"
+    least = min(bound for _, bound in effects)
+    return f"not shown ({f'accepted below p = {least:.2g}' if least else 'too few seeds to accept'}) to be better than"
 
 
 def _look(

@@ -179,6 +179,18 @@ def test_what_costs_more_must_beat_a_control_that_spends_as_much() -> None:
     assert word(CLEAR, cost_ratio=0.9) == "improved", "what costs less needs no control"
 
 
+def test_what_is_bought_is_called_no_better_only_where_it_was_no_better() -> None:
+    near = [2.3487 + 0.004 * math.sin(7 * step) for step in range(8)]
+    mine = [2.3440 + 0.004 * math.sin(7 * step + 1) for step in range(14)]
+    found, equal = judge(mine, cost_ratio=1.08, control=near), verdict.welch(mine, near)
+    assert found and found.verdict == "bought" and equal.high < 0, "the interval lies beyond zero and the bound was not reached"
+    assert "not shown (accepted below p = 0.002) to be better than what the same cost buys" in found.reasoning[2]
+    for minimize, sign in ((True, 1.0), (False, -1.0)):
+        mirrored = [[sign * value for value in values] for values in (mine, BANK, [value - 0.01 for value in near])]
+        found = judge(mirrored[0], mirrored[1], cost_ratio=1.08, control=mirrored[2], minimize=minimize)
+        assert found and found.verdict == "bought" and ": no better than what the same cost buys" in found.reasoning[2]
+
+
 def test_a_costly_idea_that_does_not_even_beat_the_bank_needs_no_control() -> None:
     assert word([2.4521, 2.4603, 2.4554], cost_ratio=1.5) == "worse"
 
