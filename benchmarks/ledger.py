@@ -5,9 +5,9 @@
 
 The ledger is written through `lab.ledger` with the kinds, proportions and sizes of facts of a long session of the sweep: every
 idea a proposal, an attempt with its diff and a nominating run, a third of them nominated and confirmed on three fresh seeds
-beside a baseline run, one in forty promoted. Bodies of results carry a log's end and an account like those of real runs. Times
-are the median of several looks, in milliseconds, by the clock and of the processor, which other programs disturb less; the page
-cache is warm.
+beside a baseline run, one in forty promoted, checked by its own bank and its parent run afresh. Bodies of results carry a log's
+end and an account like those of real runs. Times are the median of several looks, in milliseconds, by the clock and of the
+processor, which other programs disturb less; the page cache is warm.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ from lab.steps import Policy
 from org import board, status
 from tasks.spec import load
 
-SIGMA = 0.004
+SIGMA, BANK = 0.004, 9
+"""A bank of one run more than asked for: one in thirty of the runs crashes."""
 LOG = "".join(f"step {step:05d} | loss {9.2 / (1 + step / 40):.4f} | lr {0.02:.4f} | {53.1:.1f} ms\n" for step in range(0, 2000, 50))
 ACCOUNT = {
     "tokens": 4194304, "steps": 1024, "amount": 4194304, "flops": 2.1e14, "flops_per_token": 5.0e7, "flops_unknown": "",
@@ -127,16 +128,22 @@ def session(count: int, seed: int = 0) -> Iterator[Fact]:
     trunk, mean = "0" * 40, 1.6
     yield "session", "", {"name": "long", "task": task.name, "scale": task.scale.name, "slots": 4, "device": "cpu", "up": 1.7e9}
     yield "trunk", trunk, {"commit": trunk, "parent": "", "experiment": "", "why": "the task as shipped"}
-    bank = 4
+    promoted, parent = "", trunk
     while written < count:
-        for _ in range(bank):
-            yield from one("", 0, "bank", trunk, mean)
-        bank = 0
+        if promoted or not experiments:
+            for _ in range(BANK):
+                yield from one("", 0, "bank", trunk, mean)
+        if promoted:
+            figures = {"effect": -SIGMA, "low": -1.5 * SIGMA, "high": -0.5 * SIGMA, "p": 1e-4, "n": BANK, "m": BANK}
+            yield "checked", promoted, {"commit": trunk, **figures, "holds": True}
+            for _ in range(BANK):
+                yield from one(promoted, 1, "parent", parent, mean + 0.3 * SIGMA)
+        promoted = ""
         for kind, subject, body in idea(trunk, mean):
             yield kind, subject, body
             written += 1
             if kind == "trunk":
-                trunk, mean, bank = subject, mean - 0.3 * SIGMA, 4
+                promoted, parent, trunk, mean = body["experiment"], trunk, subject, mean - 0.3 * SIGMA
 
 
 def timed(act: Callable[[], Any], times: int = 5) -> tuple[float, float, float]:
@@ -209,7 +216,7 @@ def measure(home: Home, facts: list[Fact]) -> None:
         "status: one agent": lambda: status.derive("r1", None, True, [], state, now),
         "board: experiments": lambda: board.experiments(state, 160, 20),
         "exp list (all)": lambda: [brief(one) for one in state.experiments.values()],
-        "controller: what to do next": lambda: decide(state, task, Policy()),
+        "controller: what to do next, after a new fact": lambda: decide(state, task, Policy()),
         "controller: what to start": lambda: (queue.waiting(state), queue.halted(state, now), queue.in_flight(state, "r1")),
     }
     for name, look in looks.items():

@@ -48,18 +48,27 @@ def reported(state: State, experiment: Experiment, minimize: bool, wanted: int) 
     if attempt is None:
         return None
     fresh = not far(attempt.verdict or {}, minimize)
-    parents = _parents(experiment) if fresh else state.bank(attempt.parent).runs
+    sides = _sides(state, attempt, _parents(experiment) if fresh else state.bank(attempt.parent).runs, wanted)
+    if sides is None:
+        return None
+    mine, parent = sides[0][:wanted], sides[1][:wanted] if fresh else sides[1]
+    test = verdict.welch(mine, parent, minimize=minimize)
+    sigma = verdict.sigma_interval(parent)[0]
+    return Reported(test.effect, test.low, test.high, len(mine), len(parent), sigma, fresh)
+
+
+def _sides(state: State, attempt: Attempt, parents: Sequence[Run], wanted: int) -> tuple[list[float], list[float]] | None:
+    """Metrics of a promoted commit's bank and of these runs of its parent, from the first environment in which both have `wanted`."""
+    split = state.split
     mine, theirs = (
-        [run for run in runs if run.status == "ok" and state.split in run.metric]
-        for runs in (state.bank(attempt.commit).runs, parents)
+        [run for run in runs if run.status == "ok" and split in run.metric] for runs in (state.bank(attempt.commit).runs, parents)
     )
+    if min(len(mine), len(theirs)) < wanted:
+        return None
     for environment in dict.fromkeys(run.environment for run in mine):
-        sides = [[run.metric[state.split] for run in side if run.environment == environment] for side in (mine, theirs)]
+        sides = [[run.metric[split] for run in side if run.environment == environment] for side in (mine, theirs)]
         if min(map(len, sides)) >= wanted:
-            candidate, parent = sides[0][:wanted], sides[1][:wanted] if fresh else sides[1]
-            test = verdict.welch(candidate, parent, minimize=minimize)
-            sigma = verdict.sigma_interval(parent)[0]
-            return Reported(test.effect, test.low, test.high, len(candidate), len(parent), sigma, fresh)
+            return sides[0], sides[1]
     return None
 
 
@@ -74,11 +83,13 @@ def far(judged: dict[str, Any], minimize: bool) -> bool:
 def parents_missing(state: State, experiment: Experiment, minimize: bool, wanted: int) -> int:
     """Runs of a promoted experiment's parent that must still be asked for, so that its effect can be reported."""
     attempt = _accepted(experiment)
-    if attempt is None or far(attempt.verdict or {}, minimize) or reported(state, experiment, minimize, wanted):
+    if attempt is None or far(attempt.verdict or {}, minimize):
+        return 0
+    runs = _parents(experiment)
+    if _sides(state, attempt, runs, wanted):
         return 0
     if attempt.commit != state.trunk and len(bank_of(state, attempt.commit).values(state.split)) < wanted:
         return 0  # trunk has moved and so has the environment: there will be nothing to compare them with
-    runs = _parents(experiment)
     if sum(run.status in ("crashed", "invalid", "timeout") for run in runs) >= FAILURES:
         return 0
     good = [run for run in runs if run.status == "ok" and run.environment == state.environment]

@@ -37,12 +37,14 @@ def decide(state: State, task: Task, policy: Policy) -> list[Step]:
     steps += [*_audits(state, task, policy), *_carries(state, task), *_replications(state, task)]
     for experiment in state.experiments.values():
         attempt = experiment.attempt
-        if attempt is None or attempt.apart or experiment.promoted or experiment.withdrawn is not None or experiment.removes:
+        if attempt is None or (attempt.verdict and attempt.verdict["verdict"] != "improved"):
+            continue
+        if attempt.apart or experiment.promoted or experiment.withdrawn is not None or experiment.removes:
             continue
         if attempt.verdict is None:
             mine = judge(state, task, policy, experiment, attempt)
             steps += [step for step in mine if not (_shared(step) and step in steps)]
-        elif attempt.verdict["verdict"] == "improved" and policy.promotes(experiment) and _not_after(state, experiment):
+        elif policy.promotes(experiment) and _not_after(state, experiment):
             steps.append(Rebase(experiment.id) if attempt.parent != state.trunk else Promote(experiment.id))
     return steps
 
@@ -120,6 +122,8 @@ def _replications(state: State, task: Task) -> list[Step]:
     """Runs of what is being replicated, with baselines of its parent between; and what came of it."""
     steps: list[Step] = []
     for experiment in state.experiments.values():
+        if not experiment.replications:
+            continue
         order = replication.ordered(experiment)
         attempt = next((one for one in experiment.attempts if order and one.number == order.attempt), None)
         if order is None or attempt is None:

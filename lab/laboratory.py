@@ -48,6 +48,7 @@ class Laboratory:
         self.mirrored = ""
         """The commit that the git ref was last seen at, when it agreed with the ledger."""
         self.runs = Runs(self.home, self.task, self.slots, self.view)
+        self._settled: tuple[int, Policy] | None = None
 
     @property
     def state(self) -> State:
@@ -100,8 +101,11 @@ class Laboratory:
         self.runs.reap()
         for _ in range(20):
             self.refresh()
+            if self._settled == (now := (self.state.last, self.policy)):
+                return  # nothing has happened since nothing was to be done
             steps = decide(self.state, self.task, self.policy)
             if not steps:
+                self._settled = now
                 return
             for step in steps:
                 self._carry_out(step)

@@ -94,7 +94,12 @@ class Run:
     @property
     def environment(self) -> tuple[Any, ...]:
         """(machine, kind and amount of the budget): runs of different ones are not compared, save those of OTHER_BUDGETS."""
-        return (self.machine, self.budget.get("kind"), self.budget.get("amount"))
+        found: tuple[Any, ...] | None = self.__dict__.get("_environment")
+        if found is None:
+            found = (self.machine, self.budget.get("kind"), self.budget.get("amount"))
+            if self.over:  # what has ended stays as it ended, and the workflow asks at every step for all runs of trunk's history
+                self.__dict__["_environment"] = found
+        return found
 
     @property
     def over(self) -> bool:

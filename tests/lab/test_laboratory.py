@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from lab import laboratory
 from lab.errors import UserError
 from lab.experiment import decide
 from lab.fence import ABI
@@ -35,6 +36,23 @@ def begun(one: Bench) -> Ledger:
     ledger.append("session", {"protected": one.hashes})
     ledger.append("trunk", {"commit": trunk, "parent": "", "experiment": "", "why": ""}, trunk)
     return ledger
+
+
+def test_the_workflow_is_asked_again_only_once_something_has_happened(bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch) -> None:
+    one, asked = bench(), []
+    ledger = begun(one)
+    lab = Laboratory(one.home, one.task, Policy(bank=3), one.repo, [])
+    monkeypatch.setattr(laboratory, "decide", lambda *given: (asked.append(1), decide(*given))[1])
+    lab.step()
+    assert [run.purpose for run in lab.state.runs.values()] == ["bank"] * 3 and len(asked) == 2
+    lab.step()
+    assert len(asked) == 2, "the facts are the same"
+    ledger.append("agent", {"what": "noted"}, "r1")
+    lab.step()
+    assert len(asked) == 3
+    lab.policy = Policy(bank=4)
+    lab.step()
+    assert len(lab.state.runs) == 4 and len(asked) == 5, "other rules, other steps"
 
 
 @pytest.mark.slow
