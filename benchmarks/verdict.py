@@ -228,6 +228,14 @@ def shared(ideas: int) -> None:
         )
 
 
+def smaller(ideas: int) -> None:
+    print("\nagainst a smaller bank, cold")
+    print("bank    false accepts     runs a null idea   found at 2 sigma")
+    for bank in range(2, BANK + 1):
+        null, found = play(0.0, 1.0, ideas, bank=bank), play(2.0, 1.0, ideas // 4, bank=bank)
+        print(f"{bank:4d} {interval(null.accepted.mean(1), 5):>18} {null.runs.mean():16.2f} {interval(found.accepted.mean(1), 3):>18}")
+
+
 def drifting(banks: int) -> None:
     print(f"\na bank of {BANK} and 16 baseline runs after it, which lie further off: share of the banks with an alarm, after so many runs")
     random = np.random.default_rng(4)
@@ -271,6 +279,7 @@ def main() -> None:
     taken_back(ideas)
     shared(ideas)
     considered(ideas)
+    smaller(ideas)
     drifting(2000)
     print(f"\n{time.monotonic() - began:.0f} s")
 

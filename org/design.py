@@ -233,7 +233,8 @@ def load(
     """Read, validate and resolve a design by shipped name or by path of a YAML file.
 
     `slots`: how many the machine offers. `backend`: takes the place of every agent's backend, except that a human stays
-    on `shell`. `roles`: role name -> file (default: the shipped ones). `say` hears what `auto` has chosen. Raises UserError in one line.
+    on `shell`. `roles`: role name -> file (default: the shipped ones). `say` hears what `auto` has chosen, and what is
+    allowed and unwise. Raises UserError in one line.
     """
     path, written = _find(name_or_path), read_file(name_or_path)
     known = roles if roles is not None else role.find()
@@ -258,6 +259,8 @@ def load(
     for field in ("promotion", "confirmation"):
         if problem := reviewers.lacking(getattr(design, field), agents):
             raise UserError(f"{at(path, field)}: `{getattr(design, field)}`, but {problem}")
+    if design.process.caution:
+        say(f"warning: {path}: {design.process.caution}")
     return design
 
 

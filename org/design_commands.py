@@ -64,14 +64,20 @@ def check(
     files: Annotated[list[str], typer.Argument(help="YAML files, or shipped names.", metavar="DESIGN...")],
     slots: Slots = 2, role: RoleFiles = None, as_json: JsonFlag = False,
 ) -> None:  # fmt: skip
-    """Everything that is wrong with a design, a line each with file, line and field. Exit code 2 when something is."""
+    """Everything that is wrong with a design, a line each with file, line and field. Exit code 2 when something is.
+
+    What is allowed and unwise is a warning, and no more than that.
+    """
     roles, found = _roles(role), {}
     for file in files:
         found[file] = problems(file, slots, roles)
     if not as_data(as_json, found):
         for file, lines in found.items():
-            ready = "" if lines else f"{file}: a valid design on {slots} slots ({designs.load(file, slots, roles=roles).hash()[:12]})"
-            print(printable("\n".join(lines or [ready])))
+            if not lines:
+                valid = designs.load(file, slots, roles=roles)
+                lines = [f"{file}: a valid design on {slots} slots ({valid.hash()[:12]})"]
+                lines += [f"warning: {file}: {valid.process.caution}"] if valid.process.caution else []
+            print(printable("\n".join(lines)))
     if any(found.values()):
         raise typer.Exit(2)
 

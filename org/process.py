@@ -14,6 +14,10 @@ from lab.records import BANK
 from org.meeting import Standup
 from org.written import Model
 
+FOUND = {2: 63, 3: 75, 4: 82, 5: 85, 6: 87, 7: 89, BANK: 90}
+"""Bank -> of 100 ideas that are really better by 2 sigma, how many are found against one of so many runs, by the default stages
+(benchmarks/verdict.py)."""
+
 
 class Restart(Model):
     """How a dead agent is brought back: after `first_seconds`, doubling each time up to `longest_seconds`."""
@@ -63,6 +67,16 @@ class Process(Model):
     """When the organisation meets, and what those do whom nobody assigned."""
     restart: Restart = Restart()
     """Back-off when an agent's process dies."""
+
+    @property
+    def caution(self) -> str:
+        """What a verdict against so small a bank is worth, in a line; "" for one that is large enough."""
+        if self.bank >= BANK:
+            return ""
+        return (
+            f"process.bank: {self.bank}: fewer baseline runs than the {BANK} that verdicts are made for: no more is believed by"
+            f" mistake, but of 100 ideas that are really better by 2 sigma {FOUND[self.bank]} are found instead of {FOUND[BANK]}"
+        )
 
     @field_validator("confirm_stages")
     @classmethod

@@ -15,6 +15,7 @@ from types import ModuleType
 import pytest
 
 from lab import verdict
+from org.process import FOUND
 
 ROOT = Path(__file__).resolve().parents[2]
 BANK = [2.412, 2.398, 2.405, 2.391, 2.409, 2.401, 2.394, 2.402]
@@ -239,6 +240,13 @@ def simulation() -> ModuleType:
     sys.modules[spec.name] = benchmark  # dataclasses look their module up
     spec.loader.exec_module(benchmark)
     return benchmark
+
+
+def test_a_smaller_bank_finds_less_as_the_warning_about_it_says() -> None:
+    benchmark = simulation()
+    for bank, found in FOUND.items():
+        assert 100 * benchmark.play(2.0, 1.0, 20_000, bank=bank).accepted.mean() == pytest.approx(found, abs=1.3), bank
+        assert benchmark.play(0.0, 1.0, 50_000, bank=bank).accepted.mean() < 0.0014, "no more is believed by mistake"
 
 
 def test_null_ideas_pass_once_in_a_thousand_whatever_their_spread_and_effects_of_two_sigma_are_found() -> None:

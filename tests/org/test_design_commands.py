@@ -51,6 +51,18 @@ def test_show_takes_another_backend_and_another_prompt(tmp_path: Path) -> None:
         run("show", "solo", "--role", "solo")
 
 
+def test_a_bank_below_eight_is_warned_of_with_its_figure_and_allowed(tmp_path: Path) -> None:
+    mine, said = tmp_path / "mine.yaml", list[str]()
+    mine.write_text("name: mine\nabout: few baselines\nagents: [{role: researcher, backend: shell}]\nprocess: {bank: 2}\n")
+    words = "process.bank: 2: fewer baseline runs than the 8 that verdicts are made for"
+    valid, warning = run("check", str(mine)).splitlines()
+    assert "a valid design" in valid and warning.startswith(f"warning: {mine}: {words}") and "63 are found instead of 90" in warning
+    assert json.loads(run("check", str(mine), "--json")) == {str(mine): []}
+    assert design.load(str(mine), 1, say=said.append).process.bank == 2 and said == [warning]
+    mine.write_text(mine.read_text().replace("bank: 2", "bank: 8"))
+    assert len(run("check", str(mine)).splitlines()) == 1
+
+
 def test_check_names_everything_that_is_wrong_one_line_each(tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text(WRONG)
