@@ -15,6 +15,8 @@ from typing import Any
 
 import typer
 
+from lab.text import printable
+
 
 @dataclass
 class Listener:
@@ -34,6 +36,16 @@ def as_data(as_json: bool, value: Any) -> bool:
     if as_json:
         print(json.dumps(value, indent=1, default=str))
     return as_json
+
+
+def tell(answer: dict[str, Any], as_json: bool, text: str) -> None:
+    """Say the answer to a request as data, else in these words; or that nobody has answered yet."""
+    if as_data(as_json, answer):
+        return
+    if "waiting" in answer:
+        print("no controller answered; the request waits until the next `orgctl up`")
+    else:
+        print(printable(text))
 
 
 def pause(seconds: float) -> None:

@@ -1,5 +1,6 @@
 """The laboratory's commands: `exp` (propose, amend, run, wait, show, list, diff, review, confirm, control, promote, replicate, audit,
-carry, withdraw), `ledger` (in `ledger_commands.py`), `report`; and `mcp`, which offers them to agents as tools (in `tools.py`).
+carry, withdraw; those about trunk in `trunk_commands.py`), `ledger` (in `ledger_commands.py`), `report`; and `mcp`, which offers them to
+agents as tools (in `tools.py`).
 
 The help texts teach the workflow: propose before running, one run only nominates, fresh seeds decide, only code writes verdicts.
 """
@@ -13,15 +14,12 @@ from typing import Annotated, Any
 
 import typer
 
-from lab import asking, claims, client, follow, gate, ledger_commands, promotion, similar, tools, verify
-from lab import audit as audits
-from lab import carry as carries
-from lab.answer import as_data, pause
+from lab import claims, client, follow, gate, ledger_commands, promotion, similar, tools, trunk_commands, verify
+from lab.answer import as_data, pause, tell
 from lab.errors import UserError
 from lab.home import Home
-from lab.ledger_commands import JsonFlag, opened
+from lab.ledger_commands import Identity, JsonFlag, opened
 from lab.listed import listed
-from lab.prepare import prepare
 from lab.records import STATES, Experiment
 from lab.shown import brief, next_step, outcome, replications, shown_run, story
 from lab.state import State
@@ -39,7 +37,6 @@ exp = typer.Typer(
 app.add_typer(exp, name="exp")
 app.add_typer(ledger_commands.ledger_app, name="ledger")
 
-Identity = Annotated[str, typer.Argument(help="An experiment, such as E0001.", metavar="EXPERIMENT")]
 Again = Annotated[
     str, typer.Option(help="Why this is tried again although something like it was tried before; becomes part of the record.")
 ]
@@ -52,15 +49,6 @@ def _experiment(state: State, identity: str) -> Experiment:
         return state.experiments[identity]
     except KeyError:
         raise UserError(f"there is no experiment {identity!r}: `orgctl exp list` shows them") from None
-
-
-def _tell(answer: dict[str, Any], as_json: bool, text: str) -> None:
-    if as_data(as_json, answer):
-        return
-    if "waiting" in answer:
-        print("no controller answered; the request waits until the next `orgctl up`")
-    else:
-        print(printable(text))
 
 
 @exp.command()
@@ -111,7 +99,7 @@ def propose(
         then = f"Your worktree is based on {base[:8]}, an older trunk: first `git reset --hard {to}` (keep changes aside). {then}"
     lines.append(f"{identity} is registered on trunk {view.state.trunk[:8]}. {then}")
     answer = {"experiment": identity, "similar": similar.shown(view.state, near), "trunk": view.state.trunk, "based_on": base}
-    _tell(answer, as_json, "\n".join(lines))
+    tell(answer, as_json, "\n".join(lines))
 
 
 @exp.command()
@@ -138,7 +126,7 @@ def amend(
     changes = {key: value for key, value in given.items() if value is not None}
     changed = client.amend(home, client.me(home), identity, changes, again, view)
     names = ", ".join(name.replace("_", " ") for name in changed)
-    _tell(
+    tell(
         {"experiment": identity, "changed": changed},
         as_json,
         f"{identity} says anew: {names}. What it said before stays on record: orgctl exp show {identity}",
@@ -163,7 +151,7 @@ def run(identity: Identity, again: Again = "", as_json: JsonFlag = False) -> Non
         notes.append(f"It is compared with {parent[:8]}, an older trunk, and carried to the present one if it is confirmed.")
     if "waiting" in answer or as_json or not sys.stdout.isatty():
         then = "End your turn now; the result arrives by mail (orgctl mail inbox)."
-        _tell(answer, as_json, " ".join([f"{answer.get('run')} is queued for {identity}.", *notes, then]))
+        tell(answer, as_json, " ".join([f"{answer.get('run')} is queued for {identity}.", *notes, then]))
         return
     for note in notes:
         print(printable(note))
@@ -274,14 +262,14 @@ def review(
     """
     home, view = opened()
     client.review(home, client.me(home), identity, text, finding, view)
-    _tell({"experiment": identity, "finding": finding}, as_json, f"your review is on record: orgctl exp show {identity}")
+    tell({"experiment": identity, "finding": finding}, as_json, f"your review is on record: orgctl exp show {identity}")
 
 
 @exp.command()
 def confirm(identity: Identity, as_json: JsonFlag = False) -> None:
     """Order confirmation of a nominated experiment: fresh seeds against the baseline bank, in stages. A chief or a person may."""
     home, _ = opened()
-    _tell(client.confirm(home, client.me(home), identity), as_json, f"{identity} is being confirmed on fresh seeds")
+    tell(client.confirm(home, client.me(home), identity), as_json, f"{identity} is being confirmed on fresh seeds")
 
 
 @exp.command()
@@ -294,22 +282,10 @@ def control(identity: Identity, as_json: JsonFlag = False) -> None:
     home, _ = opened()
     answer = client.control(home, client.me(home), identity)
     many, factor = len(answer.get("runs", [])), answer.get("factor", 1)
-    _tell(answer, as_json, f"{identity} gets its control: {many} runs of its parent on {factor:.6g}x the budget are queued")
+    tell(answer, as_json, f"{identity} gets its control: {many} runs of its parent on {factor:.6g}x the budget are queued")
 
 
-@exp.command()
-def promote(identity: Identity, as_json: JsonFlag = False) -> None:
-    """Bring an experiment with the verdict `improved` to trunk; when trunk has moved it is confirmed there first.
-
-    A chief or a person may.
-    """
-    home, _ = opened()
-    answer = client.promote(home, client.me(home), identity)
-    _tell(
-        answer,
-        as_json,
-        str(answer.get("note") or f"{identity} is promoted: trunk is now {str(answer.get('commit'))[:10]}"),
-    )
+exp.command()(trunk_commands.promote)
 
 
 @exp.command()
@@ -325,72 +301,11 @@ def replicate(
     """
     home, _ = opened()
     answer = client.replicate(home, client.me(home), identity, seeds)
-    _tell(answer, as_json, f"{identity} is replicated on {answer.get('seeds')} fresh seeds. End your turn; the outcome arrives by mail.")
+    tell(answer, as_json, f"{identity} is replicated on {answer.get('seeds')} fresh seeds. End your turn; the outcome arrives by mail.")
 
 
-@exp.command()
-def audit(
-    show: Annotated[bool, typer.Option("--show", help="Order nothing: print the audits so far.")] = False,
-    seeds: Annotated[
-        int | None, typer.Option(help="Fresh seeds for each idea. Default: as many as a bank has.", show_default=False)
-    ] = None,
-    as_json: JsonFlag = False,
-) -> None:
-    """Leave each promoted idea out of trunk in turn: does it still help, and do the effects add up?
-
-    A trunk is audited again on more seeds only: runs so far count, and what the new audit says supersedes the old one.
-    Taking out what no longer helps is proposed as an experiment of the laboratory's own, and done only when it is promoted.
-    """
-    home, view = opened()
-    if not show:
-        answer = client.audit(home, client.me(home), seeds)
-        stuck = [idea["experiment"] for idea in answer.get("ideas", []) if not idea["commit"]]
-        said = f"; {', '.join(stuck)} cannot be taken out alone" if stuck else ""
-        _tell(answer, as_json, f"{answer.get('audit')} leaves each idea out on {answer.get('seeds')} fresh seeds{said}")
-        return
-    if as_data(as_json, [dataclasses.asdict(one) for one in view.state.audits.values()]):
-        return
-    unit = Task.model_validate_json(home.task.read_text()).metric.unit
-    for one in view.state.audits.values():
-        first, *rest = audits.lines(view.state, one, unit)
-        print(printable("\n".join([first, *(f"  {line}" for line in rest)])))
-    if not view.state.audits:
-        print("no audit was ordered yet: orgctl exp audit")
-
-
-@exp.command()
-def carry(
-    experiments: Annotated[list[str] | None, typer.Argument(help="Promoted ideas. Default: all.")] = None,
-    show: Annotated[bool, typer.Option("--show", help="Order nothing: print what was carried so far.")] = False,
-    seeds: Annotated[
-        int | None, typer.Option(help="Fresh seeds for each. Default: as many as a bank has.", show_default=False)
-    ] = None,
-    as_json: JsonFlag = False,
-) -> None:
-    """Run promoted ideas, and the first trunk, at the next scale of the task: how much of the effect arrives there?"""
-    home, view = opened()
-    task = Task.model_validate_json(home.task.read_text())
-    if show and as_data(as_json, [dataclasses.asdict(one) for one in view.state.carries.values()]):
-        return
-    if show:
-        for one in view.state.carries.values():
-            print(printable("\n  ".join(carries.said(view.state, one, task.metric.unit))))
-        if not view.state.carries:
-            print("nothing was carried yet: orgctl exp carry")
-        return
-    following = Task.model_validate_json(home.next_task.read_text()) if home.next_task.is_file() else None
-    if following is None or (why := carries.refusal(task, following)):
-        raise UserError(why if following else carries.refusal(task, None) or "")
-    me = client.me(home)  # asked before the data are prepared, which may take hours; the controller asks again
-    asking.may_decide(me, view.state.session.get("chiefs") or (), carries.WHAT)
-    asking.seeds(seeds, 0, carries.SEEDS)
-    carries.wanted(view.state, experiments)
-    if not (home.next_data / "manifest.json").is_file():
-        print(f"preparing the data of scale {following.scale.name}, once", file=sys.stderr)
-    prepare(following, home.protected, home.next_data, home.org / "prepare-next.log", view.state.session["protected"])
-    answer = client.carry(home, me, experiments or [], seeds)
-    named = ", ".join(answer.get("ideas", []))
-    _tell(answer, as_json, f"{answer.get('carry')} runs {named} at scale {following.scale.name} on {answer.get('seeds')} fresh seeds")
+exp.command()(trunk_commands.audit)
+exp.command()(trunk_commands.carry)
 
 
 @exp.command()
@@ -401,7 +316,7 @@ def withdraw(
 ) -> None:
     """Give an experiment up before its verdict. What was measured stays."""
     home, _ = opened()
-    _tell(client.withdraw(home, client.me(home), identity, why), as_json, f"{identity} is withdrawn")
+    tell(client.withdraw(home, client.me(home), identity, why), as_json, f"{identity} is withdrawn")
 
 
 @app.command()

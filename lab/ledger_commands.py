@@ -27,6 +27,7 @@ ledger_app = typer.Typer(
     help="The append-only record of everything that was tried and measured.", no_args_is_help=True, add_completion=False
 )
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Identity = Annotated[str, typer.Argument(help="An experiment, such as E0001.", metavar="EXPERIMENT")]
 
 
 class Format(StrEnum):
