@@ -34,7 +34,7 @@ from lab.home import Home
 from lab.ledger import Ledger
 from lab.state import State, View
 from lab.text import clean
-from org import chart, status
+from org import chart, printed, status
 from org.events import describe, subject_of
 from org.grid import Grid
 
@@ -132,9 +132,9 @@ def head(found: dict[str, Any]) -> Text:
     if not control["alive"]:
         line.append("  ·  no controller: `orgctl up`", "bold red")
     elif control["heartbeat_age"] > 60:
-        line.append(f"  ·  controller silent for {status.span(control['heartbeat_age'])}", "bold red")
+        line.append(f"  ·  controller silent for {printed.span(control['heartbeat_age'])}", "bold red")
     else:
-        line.append(f"  ·  begun {status.span(session['seconds'])} ago", "green")
+        line.append(f"  ·  begun {printed.span(session['seconds'])} ago", "green")
     for words in (task["title"], f"scale {task['scale']}" if task["scale"] else ""):
         line.append(f"  ·  {words}" if words else "")
     line.append(f"  ·  design {clean(session['design'], 30)}" if session["design"] else "")
@@ -147,13 +147,13 @@ def head(found: dict[str, Any]) -> Text:
 def standing(found: dict[str, Any], width: int, rows: int) -> list[Text]:
     """Baseline bank, confirmed best, and the staircase of trunk."""
     best, bank = found["best"], found["bank"]
-    first = start("baseline  ", FAINT).append(status.bank_text(found["baseline"]), "bold")
+    first = start("baseline  ", FAINT).append(printed.bank_text(found["baseline"]), "bold")
     lines = [
         first.append(f"  on {found['split']}", FAINT),
-        start("best      ", FAINT).append(status.best_text(best), "bold green" if best else "default"),
+        start("best      ", FAINT).append(printed.best_text(best), "bold green" if best else "default"),
     ]
     if best and bank and bank["commit"] != found["baseline"]["commit"]:
-        lines.insert(1, Text.assemble(("bank now  ", FAINT), status.bank_text(bank)))
+        lines.insert(1, Text.assemble(("bank now  ", FAINT), printed.bank_text(bank)))
     counts = start("tried     ", FAINT)
     for name, number in found["experiments"].items():
         counts.append(f"{number} ", "bold").append(f"{clean(name, 20)}  ", OUTCOMES.get(name, ""))
@@ -184,7 +184,7 @@ def slots(found: dict[str, Any], width: int, rows: int) -> list[Text]:
             line.append("━" * done, "green").append("━" * (bar_width - done), "grey30")
             line.append(f" {row['fraction']:>4.0%} " if row["fraction"] is not None else "   – ")
             line.append(f"{row['run']} ", "bold").append(f"{row['experiment']} {row['agent']} {row['purpose']} ")
-            line.append(f"seed {row['seed']} · {row['phase']} · {status.span(row['seconds'])}", FAINT)
+            line.append(f"seed {row['seed']} · {row['phase']} · {printed.span(row['seconds'])}", FAINT)
         lines.append(line)
     if lines and found["queued"]:
         lines[0].append(f"   +{found['queued']} queued", FAINT)
@@ -196,10 +196,10 @@ def agents(found: dict[str, Any], width: int, rows: int, now: float) -> list[Tex
     lines = []
     wide = max((len(row["agent"]) for row in found["agents"]), default=5)
     for row in found["agents"]:
-        style = status.STYLES.get(row["state"], "")
+        style = printed.STYLES.get(row["state"], "")
         line = start("● ", style).append(f"{row['agent']:<{wide}} ", "bold")
-        line.append(f"{status.in_words(row['state'], row.get('until'), now):<10} ", style)
-        line.append(f"{status.span(now - row['since']) if row['since'] else '':>8} ", FAINT)
+        line.append(f"{printed.in_words(row['state'], row.get('until'), now):<10} ", style)
+        line.append(f"{printed.span(now - row['since']) if row['since'] else '':>8} ", FAINT)
         line.append(f"{row['experiment'] or '':<6}").append(row["text"])
         lines.append(line)
     return _cut(lines, rows) or [Text("nobody yet", FAINT)]
@@ -332,10 +332,10 @@ def _quiet_keys() -> Any:
 def _mark(found: dict[str, Any], now: float) -> str:
     """What a frame shows of a picture, at the precision at which it shows it."""
     runs = [
-        (row["run"], round(100 * (row.get("fraction") or 0)), status.span(row.get("seconds"))) for row in found["slots"]
+        (row["run"], round(100 * (row.get("fraction") or 0)), printed.span(row.get("seconds"))) for row in found["slots"]
     ]
     team = [(row["agent"], row["state"], row["text"], row["experiment"], row["since"], row.get("until")) for row in found["agents"]]
-    ages = [status.span(now - row["since"]) for row in found["agents"] if row["since"]]
+    ages = [printed.span(now - row["since"]) for row in found["agents"] if row["since"]]
     return repr((runs, team, ages, head(found).plain))
 
 

@@ -274,7 +274,8 @@ def down(
 @app.command()
 def status(as_json: JsonFlag = False) -> None:
     """What is going on: standing, slots, agents, experiments."""
-    from org.status import render, snapshot
+    from org.printed import render
+    from org.status import snapshot
 
     home = Home.find()
     grid = Grid(designs.read(home).name, home)

@@ -18,7 +18,7 @@ from lab.text import deviations, figure, interval
 from org import hints
 from org.events import subject_of
 from org.hints import Area
-from org.status import span
+from org.printed import span
 from tasks.spec import Task
 
 SHOWN = 10

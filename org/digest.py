@@ -24,9 +24,9 @@ from org import cost, hints, plans
 from org.decisions import SHOWN, Rules, decisions, effect_text, named
 from org.factcheck import Checked, Witness, check
 from org.hints import Area
+from org.printed import span
 from org.recorded import Known
 from org.reports import SECTIONS, Report
-from org.status import span
 from tasks.spec import Task
 
 

@@ -28,9 +28,10 @@ from org.agents.event import read_events
 from org.attendance import Attendance
 from org.design import Design
 from org.grid import Grid, PaneSpec, PaneState
+from org.printed import in_words
 from org.spending import Spending
 from org.standup import POST
-from org.status import AgentStatus, in_words, look
+from org.status import AgentStatus, look
 from org.touched import Touched
 from org.typed import LAG, Typed, What
 from tasks.spec import Task

@@ -27,7 +27,8 @@ from lab.state import State
 from lab.text import clean, deviations, figure, interval
 from org.agents.space import Value
 from org.events import subject_of
-from org.status import bank_text, best_text, controller, standing
+from org.printed import bank_text, best_text
+from org.status import controller, standing
 
 BEAT = 0.5
 """Least seconds between two frames."""

@@ -26,7 +26,7 @@ from lab.ledger import Fact
 from lab.records import Experiment, Run
 from lab.state import State
 from lab.text import clean
-from org import status
+from org import printed, status
 from org.agents import base
 from org.agents.console import (
     FAINT,
@@ -310,7 +310,7 @@ class Researcher(Worker):
             far = Text.assemble(
                 "  ",
                 bar(share, min(30, width // 3)),
-                f"{percent}  {clean(seen.get('phase', ''), 20)}  {status.span(seen.get('seconds'))}",
+                f"{percent}  {clean(seen.get('phase', ''), 20)}  {printed.span(seen.get('seconds'))}",
             )
         said = last_line(log_tail(self.home.runs / run.id / "stdout.log", 400))
         lines = [*rows, far, *([Text("  " + clean(said), FAINT)] if said else []), Text("  ") + why]

@@ -15,7 +15,8 @@ from lab.ledger import Ledger
 from org import cost
 from org.agents.base import Cost, Seat
 from org.cost import GRACE, Budget, limit, total
-from org.status import render, snapshot
+from org.printed import render
+from org.status import snapshot
 
 
 def test_costs_are_kept_and_an_unknown_price_stays_unknown(tmp_path: Path) -> None:

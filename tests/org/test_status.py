@@ -22,7 +22,8 @@ from org import board
 from org.agents.event import write_event
 from org.board import standing
 from org.grid import Grid, PaneSpec, PaneState
-from org.status import believed, derive, in_words, picture, render, snapshot, span
+from org.printed import in_words, render, span
+from org.status import believed, derive, picture, snapshot
 from tests.org.sample import FIRST, SECOND, Story, tell
 
 NOW = 1000.0
