@@ -32,7 +32,8 @@ from lab.home import Home
 from lab.state import State
 from org import status
 from org.agents.event import read_events, write_event
-from org.grid import Grid, PaneSpec
+from org.grid import Grid
+from org.panes import PaneSpec
 
 ORGCTL = [sys.executable, "-I", "-c", "import orgctl; orgctl.main()"]
 TOY = Path(__file__).resolve().parent.parent / "tests" / "toytask"

@@ -9,13 +9,11 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import re
 import secrets
 import shlex
 import signal
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
@@ -27,6 +25,7 @@ from lab.errors import UserError
 from lab.home import MAIN, Home
 from lab.process import Identity
 from org import layout, screenlog, strays
+from org.panes import BOARD, NAME, PaneSpec, PaneState, check, reap, state_of, zombie
 from org.tmux import (
     COLOURS,
     INSTALL,
@@ -42,52 +41,9 @@ from org.tmux import (
     word,
 )
 
-NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,30}\Z")
-ROLE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,40}\Z")
-BOARD = "board"
-"""The agent name of the pane in window 0."""
 SCREENS_SECONDS = 0.5
-GRACE = 3.0
-"""Seconds a process has to leave after its terminal is gone, before it is killed."""
 
 tmux_version = version
-
-
-@dataclass(frozen=True)
-class PaneSpec:
-    """What one pane should run. `env` is added to the server's scrubbed environment; it goes to tmux over standard input, where
-    no other user of the machine can see it."""
-
-    agent: str
-    role: str
-    argv: list[str]
-    cwd: Path
-    env: dict[str, str]
-
-
-@dataclass(frozen=True)
-class PaneState:
-    """What tmux says of one pane. `exit_signal` ("SIGKILL") is None before tmux 3.3, which does not tell."""
-
-    agent: str
-    role: str
-    pane_id: str
-    window: str
-    pid: int
-    dead: bool
-    exit_status: int | None
-    exit_signal: str | None
-    in_mode: bool
-    """Copy mode or the like: keys typed now do not reach the agent."""
-    started: float | None = None
-    """When the process in the pane began, seconds since the epoch; None when it is gone."""
-    placeholder: bool = False
-    """The pane is there, what it is for was not started yet."""
-
-    @property
-    def untold(self) -> bool:
-        """It has ended, and tmux has not told how."""
-        return self.dead and self.exit_status is None and self.exit_signal is None
 
 
 class Grid:
@@ -126,8 +82,8 @@ class Grid:
         answer = self._tmux.look()
         if answer.kind == "unknown":
             return None
-        seen = {pane.agent: _state(pane) for pane in answer.panes if pane.agent}
-        if any(pane.untold and _zombie(pane.pid) for pane in seen.values()):
+        seen = {pane.agent: state_of(pane) for pane in answer.panes if pane.agent}
+        if any(pane.untold and zombie(pane.pid) for pane in seen.values()):
             self._let_it_reap()
         self._seen = [pane.pane_id for pane in seen.values() if not pane.dead]
         return seen
@@ -179,7 +135,7 @@ class Grid:
         if board.agent != BOARD or len({spec.agent for spec in specs}) != len(specs):
             raise ValueError("the board's agent is called 'board', and every agent is there once")
         for spec in specs:
-            _check(spec)
+            check(spec)
         answer = self._mine()
         if answer.kind == "down":
             self._start(board, size)
@@ -201,7 +157,7 @@ class Grid:
     def respawn(self, pane: PaneSpec, left: list[psutil.Process] | None = None) -> None:
         """Start (again) what the pane should run, as its own process; what ran there before is gone afterwards, with all that it
         started (`left`, where that is known already)."""
-        _check(pane)
+        check(pane)
         left = strays.find(self.home, pane.agent) if left is None else left
         there = self._need(pane.agent)
         command = ["respawn-pane", "-k", "-t", there.pane_id, "-c", str(pane.cwd).replace("#", "##")]  # a format
@@ -210,7 +166,7 @@ class Grid:
         argv = pane.argv if len(pane.argv) > 1 else ["env", *pane.argv]  # a single word would go through a shell
         before = [] if there.dead else [Identity.of(there.pid)]
         self._tmux.feed(*command, "--", *argv)
-        _reap(before)
+        reap(before)
         strays.end(left)
 
     def paste(self, agent: str, text: str) -> None:
@@ -227,7 +183,7 @@ class Grid:
         process = None if pane.dead else Identity.of(pane.pid)
         if process is not None:
             process.signal_group(signal.SIGTERM)
-            _reap([process])
+            reap([process])
         strays.end(strays.find(self.home, agent))
 
     def remove(self, agent: str) -> None:
@@ -237,7 +193,7 @@ class Grid:
             return
         before = [] if pane.dead else [Identity.of(pane.pid)]
         self._tmux.run("kill-pane", "-t", pane.pane_id)
-        _reap(before)
+        reap(before)
         strays.end(strays.find(self.home, agent))
         self._arrange({pane.window_id})
 
@@ -331,7 +287,7 @@ class Grid:
             self._tmux.run("kill-server")
             if Path(socket).name == self.socket:
                 Path(socket).unlink(missing_ok=True)  # tmux leaves the file of its dead socket behind
-            _reap(there)
+            reap(there)
             strays.end([process for left in strays.begun(self.home).values() for process in left])
 
     # making windows and panes
@@ -427,40 +383,3 @@ class Grid:
                 found = layout.arrange(len(inside), *(size or (inside[0].columns, inside[0].rows)))
                 commands.append(["select-layout", "-t", window, found.preset if found else "tiled"])
         self._tmux.batch(commands)
-
-
-def _zombie(pid: int) -> bool:
-    with contextlib.suppress(psutil.Error):
-        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
-    return False
-
-
-def _state(pane: Pane) -> PaneState:
-    process = None if pane.dead else Identity.of(pane.pid)
-    return PaneState(
-        pane.agent, pane.role, pane.pane_id, pane.window, pane.pid, pane.dead,
-        pane.exit_status, pane.exit_signal, pane.in_mode, process.began() if process else None, pane.placeholder,
-    )  # fmt: skip
-
-
-def _check(spec: PaneSpec) -> None:
-    if not NAME.match(spec.agent):
-        raise UserError(f"agent name {spec.agent!r}: use a-z, 0-9 and -, at most 31 characters")
-    if not ROLE.match(spec.role):
-        raise UserError(f"role {spec.role!r} of agent {spec.agent}: use letters, digits, . _ -, at most 41 characters")
-    if not spec.argv:
-        raise ValueError(f"agent {spec.agent} has no command")
-    if not spec.cwd.is_dir():
-        raise UserError(f"agent {spec.agent} cannot start in {spec.cwd}: no such directory: run `orgctl up` again")
-
-
-def _reap(processes: list[Identity | None]) -> None:
-    """Wait for processes whose terminal went away; one that ignores the hang-up is killed with its group after
-    GRACE."""
-    deadline = time.monotonic() + GRACE
-    left = [process for process in processes if process is not None and process.alive()]
-    while left and time.monotonic() < deadline:
-        time.sleep(0.02)
-        left = [process for process in left if process.alive()]
-    for process in left:
-        process.signal_group(signal.SIGKILL)

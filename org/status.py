@@ -31,7 +31,8 @@ from org.agents.base import Seat, Told, load
 from org.agents.cli import trying
 from org.agents.event import STATES, known, read_events
 from org.events import subject_of
-from org.grid import BOARD, Grid, PaneState
+from org.grid import Grid
+from org.panes import BOARD, PaneState
 
 OPEN = ("proposed", "queued", "running", "nominated", "confirming")
 """Statuses of an experiment that is still under way."""

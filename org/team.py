@@ -27,7 +27,8 @@ from org.agents.cli import TRIES
 from org.agents.event import read_events
 from org.attendance import Attendance
 from org.design import Design
-from org.grid import Grid, PaneSpec, PaneState
+from org.grid import Grid
+from org.panes import PaneSpec, PaneState
 from org.printed import in_words
 from org.spending import Spending
 from org.standup import POST

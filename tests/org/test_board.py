@@ -22,7 +22,8 @@ from lab.home import Home
 from lab.process import Identity
 from org import chart
 from org.board import Watch, frame
-from org.grid import Grid, PaneSpec
+from org.grid import Grid
+from org.panes import PaneSpec
 from tests.conftest import until
 from tests.org.sample import SECOND, Story, tell
 

@@ -27,7 +27,8 @@ from lab.errors import UserError
 from lab.home import Home
 from lab.process import Identity
 from org import screenlog
-from org.grid import Grid, PaneSpec, PaneState, tmux_version
+from org.grid import Grid, tmux_version
+from org.panes import PaneSpec, PaneState
 from tests.conftest import until
 
 WAIT = ["sleep", "1000"]
@@ -471,7 +472,7 @@ def test_a_screen_log_keeps_the_last_of_a_flood_in_bounded_space(tmp_path: Path)
 
 
 def test_removing_an_agent_ends_even_one_that_ignores_the_hang_up(grid: Grid, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("org.grid.GRACE", 0.5)
+    monkeypatch.setattr("org.panes.GRACE", 0.5)
     deaf = ["sh", "-c", "trap '' HUP; echo deaf; while :; do sleep 1; done"]
     grid.ensure(spec(grid, "board"), [spec(grid, "r1", deaf), spec(grid, "r2", deaf), spec(grid, "r3")])
     until(lambda: "deaf" in grid.capture("r1") + grid.capture("r2"), "they do not listen", 10)

@@ -21,7 +21,8 @@ from lab.state import State, fold
 from org import board
 from org.agents.event import write_event
 from org.board import standing
-from org.grid import Grid, PaneSpec, PaneState
+from org.grid import Grid
+from org.panes import PaneSpec, PaneState
 from org.printed import in_words, render, span
 from org.status import believed, derive, picture, snapshot
 from tests.org.sample import FIRST, SECOND, Story, tell
