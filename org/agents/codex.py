@@ -229,7 +229,8 @@ def state(records: Iterator[dict[str, Any]], events: list[dict[str, Any]], began
 
 def ended(payload: dict[str, Any], trouble: str, moment: float, now: float) -> Told:
     """A turn is over: well, or with an error of the API, which may be a limit."""
-    from org.agents.hook import LIMITED, ends
+    from org.agents.hook import LIMITED
+    from org.agents.limit import ends
 
     fault = payload.get("error")
     fault = fault if isinstance(fault, dict) else {}

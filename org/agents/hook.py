@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from lab.home import Home
 from org.agents.conversations import LAUNCHED, Conversations
 from org.agents.event import read_events, write_event
+from org.agents.limit import ends
 from org.wake import MARK
 
 if TYPE_CHECKING:
@@ -282,19 +283,6 @@ def last_fact(home: Home, query: str, arguments: tuple[str, ...]) -> list[str]:
     except sqlite3.Error as error:
         note(error)
         return []
-
-
-def ends(text: str, now: float) -> float | None:
-    """When a limit ends, where the text says so: seconds since the epoch, or `in 5 minutes`, `retry after 30 s`. None: not known."""
-    if found := re.search(r"\b(1[0-9]{9})\b", text):
-        return float(found[1])
-    if found := re.search(r"(?:in|after)\s+(\d+(?:\.\d+)?)\s*(ms|s|sec|m|min|h|hour)", text, re.IGNORECASE):
-        return (
-            now
-            + float(found[1])
-            * {"ms": 0.001, "s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "hour": 3600}[found[2].lower()]
-        )
-    return None
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from lab.home import Home
 from lab.ledger import Ledger
 from org.agents.conversations import LAUNCHED, Conversations
 from org.agents.event import read_events
-from org.agents.hook import ANSWER, ANSWERS, ROOM, answer, asks_leave, ends
+from org.agents.hook import ANSWER, ANSWERS, ROOM, answer, asks_leave
 
 OWN = "11111111-2222-3333-4444-555555555555"
 
@@ -244,10 +244,3 @@ def test_a_request_for_leave_is_known(text: str) -> None:
 )  # fmt: skip
 def test_other_words_are_not_taken_for_a_request_for_leave(text: str) -> None:
     assert not asks_leave(text)
-
-
-def test_the_end_of_a_limit_is_read_where_it_is_said() -> None:
-    assert ends("try again in 5 minutes", 1000.0) == 1300.0
-    assert ends("limit reached|1795608925", 0.0) == 1795608925.0
-    assert ends("retry after 30s", 0.0) == 30.0
-    assert ends("try later", 0.0) is None
