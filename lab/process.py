@@ -1,6 +1,7 @@
 """Process identity: pid plus start time, since a pid alone is reused. Used for runs, the controller and agents.
 
 The start time is taken from boot on Linux, not from the clock: setting the clock must not make every process look like a stranger.
+psutil, which takes 40 ms to import, is asked elsewhere only: hooks of agents' programs look at themselves at every prompt.
 """
 
 from __future__ import annotations
@@ -11,8 +12,6 @@ import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
-
-import psutil
 
 from lab.files import read_json
 
@@ -42,7 +41,7 @@ class Identity:
     def alive(self) -> bool:
         """Is that very process still running (a zombie is not)?"""
         found = _look(self.pid)
-        return found is not None and abs(found[0] - self.started) < 0.05 and found[1] not in ("Z", psutil.STATUS_ZOMBIE)
+        return found is not None and abs(found[0] - self.started) < 0.05 and found[1] not in ("Z", "zombie")
 
     def began(self) -> float:
         """When it started, in seconds since the epoch by today's clock."""
@@ -74,6 +73,8 @@ def _look(pid: int) -> tuple[float, str] | None:
     except (OSError, IndexError, ValueError):
         if Path("/proc/self/stat").exists():
             return None
+    import psutil
+
     try:
         process = psutil.Process(pid)
         return process.create_time(), process.status()
