@@ -38,8 +38,14 @@ def read(body: dict[str, Any], who: str) -> Conversation:
                 system.append(text)
         elif kind == "message":
             turns.append(Turn(str(item.get("role")), plain(item.get("content"))))
-    tools = tuple(str(tool.get("name") or tool.get("type")) for tool in body.get("tools") or [])
+    tools = tuple(name for tool in body.get("tools") or [] for name in _names(tool))
     return Conversation("responses", who, str(body.get("model")), "\n".join(system), tuple(turns), tools, body)
+
+
+def _names(tool: dict[str, Any]) -> list[str]:
+    """What a tool is called; those of a namespace are `namespace.tool`."""
+    name = str(tool.get("name") or tool.get("type"))
+    return [f"{name}.{one.get('name')}" for one in tool["tools"]] if tool.get("type") == "namespace" else [name]
 
 
 def _arguments(item: dict[str, Any]) -> dict[str, Any]:
@@ -59,9 +65,10 @@ def items(talk: Conversation, reply: Reply) -> list[dict[str, Any]]:
     for call in reply.calls:
         call = shaped(call, talk.tools)
         name = uuid.uuid4().hex[:20]
+        space, _, tool = call.name.rpartition(".")
         found.append({
-            "type": "function_call", "id": f"fc_{name}", "call_id": f"call_{name}", "name": call.name,
-            "arguments": json.dumps(call.arguments), "status": "completed",
+            "type": "function_call", "id": f"fc_{name}", "call_id": f"call_{name}", "name": tool,
+            "arguments": json.dumps(call.arguments), "status": "completed", **({"namespace": space} if space else {}),
         })  # fmt: skip
     return found
 
@@ -122,4 +129,4 @@ def _stream(talk: Conversation, reply: Reply) -> Iterator[tuple[str, dict[str, A
 
 
 def error(failure: Failure) -> dict[str, Any]:
-    return {"error": {"type": failure.kind, "code": failure.kind, "message": failure.message, "param": None}}
+    return {"error": {"type": failure.kind, "code": failure.kind, "message": failure.message, "param": None, **failure.details}}

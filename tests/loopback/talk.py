@@ -13,7 +13,8 @@ SHELLS = {"Bash": "command", "exec_command": "cmd", "shell": "command", "bash": 
 
 @dataclass(frozen=True)
 class Call:
-    """A tool call. The name "shell" with an argument `command` means whatever shell tool the agent offers."""
+    """A tool call. The name "shell" with an argument `command` means whatever shell tool the agent offers; of a namespace of the API of
+    responses it is `namespace.tool`."""
 
     name: str
     arguments: dict[str, Any]
@@ -92,6 +93,8 @@ class Failure:
     headers: dict[str, str] = field(default_factory=dict)
     times: int = 1
     midway: bool = False
+    details: dict[str, Any] = field(default_factory=dict)
+    """More fields of the error, where the API of responses has them."""
 
 
 Answer = Reply | Failure
