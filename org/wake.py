@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 LINE = "orgctl: new mail, read it and go on"
-"""What is typed. Its beginning tells hooks that no person wrote it."""
-MARK = "orgctl:"
+"""What is typed."""
+FIRST = "orgctl: begin your round: read what you were told, look at the standing (`orgctl status`) and at your mail, then go to work."
+"""The prompt of a CLI's first start; a resumed conversation gets none."""
 SETTLE = 0.4
 """Seconds between the paste and Enter: one CLI takes an Enter within 120 ms of a burst for a newline."""
 HEARD = 2.5
@@ -96,7 +97,16 @@ def held_up(trying: Try, state: str) -> str:
 
 def ours(box: str | None) -> bool:
     """Does the box hold our line and nothing else? Boxes wrap lines: blanks do not count."""
-    return box is not None and "".join(box.split()) == "".join(LINE.split())
+    return box is not None and _bare(box) == _bare(LINE)
+
+
+def said(prompt: str) -> bool:
+    """Is this whole prompt one of the process? To what stands in its box again after Esc a person may have added words."""
+    return _bare(prompt) in (_bare(LINE), _bare(FIRST))
+
+
+def _bare(text: str) -> str:
+    return "".join(text.split())
 
 
 def decide(sight: Sight, now_trying: Try, now: float) -> tuple[Move, Try]:

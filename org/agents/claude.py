@@ -21,9 +21,11 @@ from org.agents import base, cli
 from org.agents.base import Cost, Launch, Retry, Seat, Told
 from org.agents.conversations import Conversations
 from org.agents.event import read_events
+from org.agents.hook import CHILD
 from org.agents.lines import Grown, opened
 from org.agents.prices import Usage, total
 from org.agents.screens import claude_box, claude_retry
+from org.wake import FIRST
 
 PROGRAM = cli.Program("claude", "@anthropic-ai/claude-code", (2, 1, 330))
 EVENTS = ("SessionStart", "UserPromptSubmit", "PermissionRequest", "Notification", "Stop", "StopFailure", "SessionEnd")
@@ -78,7 +80,7 @@ class Claude(base.Backend):
         folder, own = seat.folder / "claude", settings.credentials == "env"
         write_json(folder / "settings.json", settings_file(seat, settings, helper=own and KEY in credentials(settings)))
         secrets = credentials(settings) if own else {}
-        write_atomic(folder / "shell.sh", f"unset {KEY} ANTHROPIC_AUTH_TOKEN\n")
+        write_atomic(folder / "shell.sh", f"unset {KEY} ANTHROPIC_AUTH_TOKEN\nexport {CHILD}=1\n")
         env = {**QUIET, **cli.identity(seat.agent), "CLAUDE_ENV_FILE": str(folder / "shell.sh")}
         argv = [
             PROGRAM.find(settings) or PROGRAM.name,
@@ -106,12 +108,12 @@ class Claude(base.Backend):
         return Launch([*argv, *_conversation(seat, settings)], seat.cwd, env, secrets)
 
     def told(self, seat: Seat, pid: int) -> Told | None:
-        record = read_json(config(seat) / "sessions" / f"{pid}.json")
         process = Identity.of(pid)
         if process is None:
             return None
-        if record is None or not _of(record, process):
-            late = time.time() - psutil.Process(pid).create_time() > SLOW
+        record = recorded(config(seat) / "sessions", process)
+        if record is None:
+            late = time.time() - process.began() > SLOW
             return Told("needs_person", None, "has not come up: look what its pane shows") if late else None
         return state(record, read_events(seat.home, seat.agent, 20), time.time())
 
@@ -219,10 +221,30 @@ def _conversation(seat: Seat, settings: cli.Settings) -> list[str]:
     mine.add(fresh)
     mine.prompts[fresh] = hash
     mine.write()
-    return [*words, *settings.flags, "--session-id", fresh, "--", cli.FIRST]
+    return [*words, *settings.flags, "--session-id", fresh, "--", FIRST]
 
 
 # what it says of itself
+
+
+def recorded(folder: Path, process: Identity) -> dict[str, Any] | None:
+    """The record of the Claude Code that is this process, or the topmost one below it: `command` may be a script that starts it. Below
+    that one are those that the agent itself started."""
+    level = [process]
+    while level:
+        for one in level:
+            record = read_json(folder / f"{one.pid}.json")
+            if record is not None and _of(record, one):
+                return record
+        level = [child for one in level for child in _children(one.pid)]
+    return None
+
+
+def _children(pid: int) -> list[Identity]:
+    try:
+        return [found for child in psutil.Process(pid).children() if (found := Identity.of(child.pid))]
+    except psutil.Error:
+        return []
 
 
 def _of(record: dict[str, Any], process: Identity) -> bool:

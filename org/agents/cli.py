@@ -29,10 +29,7 @@ from org.agents.base import Retry, Seat, Told
 from org.agents.chosen import validated
 from org.agents.hook import LIMITED
 from org.agents.prices import at_home
-from org.wake import MARK
 
-FIRST = f"{MARK} begin your round: read what you were told, look at the standing (`orgctl status`) and at your mail, then go to work."
-"""The prompt of a first start; a resumed conversation gets none."""
 TIMEOUT = 30
 """Seconds after which a CLI gives up on a hook of ours."""
 

@@ -15,16 +15,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from lab.files import write_atomic, write_json
+from lab.process import Identity
 from org.agents import base, cli
 from org.agents.base import Cost, Launch, Retry, Seat, Told
 from org.agents.conversations import LAUNCHED, Conversations
-from org.agents.event import read_events
-from org.agents.lines import Grown, backwards
+from org.agents.event import known, read_events
+from org.agents.hook import CHILD
+from org.agents.lines import LINE, Grown, backwards, opened, parsed
 from org.agents.prices import Usage, total
 from org.agents.screens import codex_box, codex_retry
+from org.wake import FIRST
 
 PROGRAM = cli.Program("codex", "@openai/codex", (0, 169, 0))
 EVENTS = ("SessionStart", "UserPromptSubmit", "PermissionRequest", "Stop")
@@ -42,8 +43,10 @@ SLOW = 20.0
 QUIET = {
     "features.apps": False, "features.plugins": False, "features.image_generation": False,
     "features.shell_snapshot": False,  # would write the whole environment, with the key in it, into a file of its home
+    "features.goals": False,  # with a goal it begins turn after turn by itself, without end
+    "mcp_servers.codex_tui": {"command": "true", "enabled": False},  # the name is taken, so its tools for threads and worktrees are gone
 }  # fmt: skip
-"""Parts that fetch something, offer what no researcher needs, or keep what must not lie in a file."""
+"""Parts that fetch something, offer what no researcher needs, keep what must not lie in a file, or work where nobody sees it."""
 
 PATIENCE = {"request_max_retries": 0, "stream_max_retries": 10}
 """Codex tries again in two ways: by the request, of which nothing is shown, and by the turn, which it shows. Only the second is used, over
@@ -71,7 +74,7 @@ class Codex(base.Backend):
             write_atomic(home / "config.toml", "".join(f"{key} = {toml(value)}\n" for key, value in wanted.items()))
             write_json(home / "hooks.json", {"hooks": hooks()})
             cli.lay_skills(seat.skills, home / "skills")
-            env["CODEX_HOME"] = str(home)
+            env |= {"CODEX_HOME": str(home), "HOME": str(home.parent)}  # below HOME it would find the user's own skills
             secrets = {KEY: os.environ[KEY]} if os.environ.get(KEY) else {}
         else:
             wanted["hooks"] = hooks()
@@ -84,14 +87,17 @@ class Codex(base.Backend):
         return Launch(cli.from_file(path), seat.cwd, env, secrets)
 
     def told(self, seat: Seat, pid: int) -> Told | None:
-        try:
-            began = psutil.Process(pid).create_time()
-        except psutil.Error:
+        process = Identity.of(pid)
+        if process is None:
             return None
+        began = process.began()
         mine = Conversations.of(seat.folder, self.name)
         path = rollout(home(seat), mine.current) if mine.current else None
         now = time.time()
         found = state(backwards(path, EVENT) if path else iter(()), read_events(seat.home, seat.agent, 20), began, now)
+        if path is not None and (found is None or found.state == "idle"):
+            states = (state(backwards(one, EVENT), [], began, now) for one in subagents(home(seat), path))
+            found = next((Told("working", one.since, "a subagent of it works") for one in states if one and one.state == "working"), found)
         age = now - began
         if found is None and path is not None and age > READY:
             return Told("idle", began, "gone on with, nothing said yet")
@@ -108,7 +114,7 @@ class Codex(base.Backend):
     def cost(self, seat: Seat) -> Cost | None:
         mine = Conversations.of(seat.folder, self.name)
         folder = home(seat)
-        files = [path for id in mine.given if (path := rollout(folder, id))]
+        files = [one for id in mine.given if (path := rollout(folder, id)) for one in (path, *subagents(folder, path))]
         if seat.settings.get("credentials") != "login":  # the home is ours: agents that it started are in it too
             files = sorted(folder.glob("sessions/*/*/*/rollout-*.jsonl"))
         return total((one for path in files for one in _tally(path)), mine.priced)
@@ -150,6 +156,7 @@ def configuration(seat: Seat, settings: cli.Settings) -> dict[str, Any]:
         "tui.auto_recap": False,
         "tui.disable_paste_burst": True,
         "shell_environment_policy.exclude": [KEY],  # its own requests need the key; a model that prints its environment would write it down
+        f"shell_environment_policy.set.{CHILD}": "1",
         **QUIET,
     }
     if settings.model:
@@ -165,6 +172,7 @@ def configuration(seat: Seat, settings: cli.Settings) -> dict[str, Any]:
     if settings.credentials == "env":
         provider = {"name": PROVIDER, "base_url": url or URL, "env_key": KEY, "wire_api": "responses", **PATIENCE}
         found["model_provider"] = PROVIDER
+        found["shell_environment_policy.set.HOME"] = str(Path.home())  # of the shell; it has another one itself
         found["model_providers"] = {PROVIDER: provider}
     return found
 
@@ -189,7 +197,7 @@ def _conversation(seat: Seat, settings: cli.Settings) -> list[str]:
     mine.prompts[LAUNCHED] = cli.digest(cli.told(seat))
     mine.write()
     there = next((id for id in mine.latest() if rollout(home(seat), id)), None)
-    return ["resume", there] if there else ["--", cli.FIRST]
+    return ["resume", there] if there else ["--", FIRST]
 
 
 # what it says of itself
@@ -200,14 +208,37 @@ def rollout(folder: Path, id: str) -> Path | None:
     return next(iter(folder.glob(f"sessions/*/*/*/rollout-*-{id}.jsonl")), None)
 
 
+def subagents(folder: Path, main: Path) -> list[Path]:
+    """The files of the subagents of the conversation in `main`. They are younger, and name its session."""
+    id = _session(main)
+    return [path for path in folder.glob("sessions/*/*/*/rollout-*.jsonl") if path.name > main.name and _session(path) == id] if id else []
+
+
+_sessions: dict[Path, str] = {}
+"""Per rollout: the session that its first line names."""
+
+
+def _session(path: Path) -> str:
+    if path not in _sessions:
+        try:
+            with opened(path) as handle:
+                payload = (parsed(handle.readline(LINE)) or {}).get("payload")
+        except OSError:
+            return ""
+        if not isinstance(payload, dict):
+            return ""
+        _sessions[path] = str(payload.get("session_id") or "")
+    return _sessions[path]
+
+
 def state(records: Iterator[dict[str, Any]], events: list[dict[str, Any]], began: float, now: float) -> Told | None:
     """The state by the last records of a rollout (newest first), with what the hooks know beyond it. What is older than the process
     belongs to an earlier life; None when this one has said nothing yet."""
-    last = next((event for event in reversed(events) if float(event["time"]) >= began - 1.5), None)
+    last = next((event for event in reversed(events) if _begun(event) >= began), None)
     trouble = ""
     for record in records:
         moment = _seconds(record.get("timestamp"))
-        if moment is None or moment < began - 1.5:
+        if moment is None or moment < began:
             break
         payload = record.get("payload")
         payload = payload if isinstance(payload, dict) else {}
@@ -225,6 +256,12 @@ def state(records: Iterator[dict[str, Any]], events: list[dict[str, Any]], began
     if last is None:
         return None
     return Told(str(last["state"]), float(last["time"]), str(last.get("text") or ""))
+
+
+def _begun(event: dict[str, Any]) -> float:
+    """A hook that outlives its Codex writes when the next one is up already: which one it belongs to its own start tells."""
+    moment = event.get("begun")
+    return float(moment if isinstance(moment, int | float) and known(moment) else event["time"])
 
 
 def ended(payload: dict[str, Any], trouble: str, moment: float, now: float) -> Told:

@@ -22,7 +22,7 @@ person or for a spent budget; dead, failed and unknown are derived by looking, n
 
 def write_event(home: Home, agent: str, state: str, text: str = "", **more: Any) -> None:
     """Append one event: the state from now on, a line for people, and fields of the writer's own (`until` of a rate limit,
-    `hook` that wrote it, `session`). One O_APPEND write: lines never mix."""
+    `hook` that wrote it, `begun` when that started, `session`). One O_APPEND write: lines never mix."""
     path = home.agents / agent / "events.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     record = {"time": time.time(), "state": state, "text": text[:2000], "pid": os.getpid(), **more}

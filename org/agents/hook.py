@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lab.home import Home
+from lab.process import Identity
 from org.agents.conversations import LAUNCHED, Conversations
 from org.agents.event import read_events, write_event
 from org.agents.limit import ends
-from org.wake import MARK
+from org.wake import said
 
 if TYPE_CHECKING:
     from comms.message import Message
@@ -38,8 +39,12 @@ ANSWER = (
     "The process answers: yes, go on. Nobody reads along here and nobody will answer; within your role you decide. If there is nothing "
     "to do until a run of yours ends, end your turn without a question. Only what a person must decide goes to `orgctl mail send person`."
 )
-NOBODYS = (MARK, "<task-notification>")
-"""How prompts begin that no person typed: our own lines, and what Claude Code says itself when a command in the background has ended."""
+NOTICE = re.compile(r"\s*<task-notification>.*</task-notification>\s*", re.DOTALL)
+"""A prompt of Claude Code itself, when a command in the background or a subagent has ended."""
+CHILD = "ORGCTL_CHILD"
+"""Set in the shell of an agent: a CLI that is started there is its child, and the hooks of that one inherit it."""
+OF_ALL = ("PermissionRequest", "Notification")
+"""Events that count whoever of the conversation has them: a dialog of a subagent holds up the agent."""
 LIMITED = re.compile(
     r"rate.?limit|usage.?limit|overloaded|too many requests|\b429\b|\b529\b|limit (?:reached|exceeded)|quota",
     re.IGNORECASE,
@@ -67,11 +72,13 @@ def note(error: Exception) -> None:
 
 
 def answer(home: Home, agent: str, backend: str, given: dict[str, Any]) -> None:
-    """Act on one hook event of this agent's own conversation; those of others (a child of its shell) count for nothing."""
+    """Act on one hook event of this agent's own conversation. Those of others count for nothing: of a child of its shell, and of a
+    subagent, which has its parent's session and neither mail nor a person of its own."""
     event, session = str(given.get("hook_event_name", "")), str(given.get("session_id", ""))
-    if not is_own(home, agent, backend, session):
+    if (given.get("agent_id") and event not in OF_ALL) or not is_own(home, agent, backend, session):
         return
-    more = {"hook": event, "session": session}
+    itself = Identity.of(os.getpid())
+    more = {"hook": event, "session": session, "begun": itself.began() if itself else None}
     if event == "SessionStart":
         session_started(home, agent, backend, given, more)
     elif event == "UserPromptSubmit":
@@ -92,7 +99,7 @@ def answer(home: Home, agent: str, backend: str, given: dict[str, Any]) -> None:
         write_event(home, agent, "stopped", str(given.get("reason") or ""), **more)
 
 
-def session_started(home: Home, agent: str, backend: str, given: dict[str, Any], more: dict[str, str]) -> None:
+def session_started(home: Home, agent: str, backend: str, given: dict[str, Any], more: dict[str, Any]) -> None:
     """It is up. Codex goes on with the instructions that its conversation began with: changed ones are handed over here."""
     if given.get("source") != "compact":
         write_event(home, agent, "idle", "ready", **more)
@@ -122,11 +129,11 @@ def asked(given: dict[str, Any]) -> str:
 
 
 def is_own(home: Home, agent: str, backend: str, session: str) -> bool:
-    """Is this the agent's own conversation? A new one (the first of a CLI that makes ids itself, or after `/clear`) is, unless the CLI
-    runs below another one: then it is a child that the agent started. Its id is kept."""
-    mine = Conversations.of(home.agents / agent, backend)
-    if not session or (session not in mine.given and below_another()):
+    """Is this the agent's own conversation? Whatever the CLI in the pane is at is, also a new one (the first of a CLI that makes ids
+    itself, or after `/clear`), and its id is kept. What a child is at is not, be it the agent's own that it goes on with."""
+    if not session or os.environ.get(CHILD):
         return False
+    mine = Conversations.of(home.agents / agent, backend)
     if mine.current != session:
         mine.add(session)
         mine.current = session
@@ -134,20 +141,12 @@ def is_own(home: Home, agent: str, backend: str, session: str) -> bool:
     return True
 
 
-def below_another() -> bool:
-    """Is the CLI whose hook this is a descendant of another CLI? Both name their processes after themselves."""
-    import psutil
-
-    names = [process.name().split(".")[0] for process in psutil.Process().parents()]
-    return sum(name in ("claude", "codex") for name in names) > 1
-
-
 # mail
 
 
-def prompt_submitted(home: Home, agent: str, prompt: str, more: dict[str, str]) -> None:
+def prompt_submitted(home: Home, agent: str, prompt: str, more: dict[str, Any]) -> None:
     """A turn begins; unread mail goes along."""
-    person = not prompt.lstrip().startswith(NOBODYS)
+    person = not said(prompt) and not NOTICE.fullmatch(prompt)
     write_event(home, agent, "working", "", person=person, **more)
     if taken_over(home, agent):
         return
@@ -157,7 +156,7 @@ def prompt_submitted(home: Home, agent: str, prompt: str, more: dict[str, str]) 
         seen(home, agent, messages)
 
 
-def stopped(home: Home, agent: str, last: str, more: dict[str, str]) -> None:
+def stopped(home: Home, agent: str, last: str, more: dict[str, Any]) -> None:
     """A turn ends: unread mail starts another one, and so does a question that the process can answer. Whose budget is spent begins
     one for the letter that says so, and no other."""
     if not taken_over(home, agent):

@@ -103,7 +103,8 @@ class Sitting:
         (seat.skills / "experiment.md").write_text("# How an experiment is made\n\nWith care.\n")
         seat.prompt.write_text('You are r1. The "word" is xyzzy,\nand nothing else.\n')
         # A new pane gets PATH from the client that asks for it (tmux 3.x), as `org.tmux` gives it: not from its own -e.
-        return cls(base.load(name), seat, server, {**env, "PATH": base.path()})
+        env = {**env, "PATH": base.path(), **{key: os.environ[key] for key in ("TZ",) if key in os.environ}}
+        return cls(base.load(name), seat, server, env)
 
     def tmux(self, *words: str, text: str | None = None) -> str:
         command = ["tmux", "-L", self.socket, "-f", "/dev/null", *words]
@@ -153,11 +154,16 @@ class Sitting:
     def events(self) -> list[dict[str, Any]]:
         return read_events(self.seat.home, "r1", 100)
 
-    def say(self, text: str) -> None:
-        """Type a line into its box and submit it, when the box can be seen to hold it."""
+    def say(self, text: str, before: str | None = "") -> None:
+        """Type a line into its box and submit it, when the box can be seen to hold it, after what stood there before."""
+        wanted = "".join(f"{before}{text}".split())
+
+        def there() -> bool:
+            return "".join((self.box() or "").split()) == wanted
+
         self.tmux("load-buffer", "-b", "x", "-", text=text)
         self.tmux("paste-buffer", "-p", "-r", "-d", "-b", "x", "-t", "a")
-        until(lambda: self.box() == text, f"{text!r} in the box, which holds {self.box()!r}:\n{self.screen()}", 10)
+        until(there, f"{text!r} in the box, which holds {self.box()!r}:\n{self.screen()}", 10)
         self.tmux("send-keys", "-t", "a", "Enter")
 
     def key(self, name: str) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from lab.errors import UserError
@@ -18,6 +21,7 @@ from org.agents.claude import KEY
 from org.agents.cli import trying
 from org.agents.conversations import Conversations
 from org.agents.screens import claude_box, claude_retry, codex_box, codex_retry
+from tests.conftest import until
 
 SECRET = "sk-dummy-0123456789abcdef0123456789abcdef"
 RULE = "─" * 80
@@ -121,6 +125,56 @@ def test_claude_may_do_what_a_researcher_does_and_not_more(seat: Seat) -> None:
     claude.BACKEND.launch(with_settings(seat, network=True))
     allowed = json.loads((seat.folder / "claude" / "settings.json").read_text())["permissions"]
     assert "WebFetch" in allowed["allow"] and "WebFetch" not in allowed["deny"]
+
+
+def test_claude_is_known_by_its_record_below_a_script_that_starts_it_and_above_those_that_it_starts(seat: Seat) -> None:
+    """Scripts of sh stand for the wrapper, for Claude Code in it and for one that this one has in its shell: each starts the next."""
+    script = "sh -c 'sh -c \"sleep 100; true\"; true'; true"
+    wrapper = subprocess.Popen(["sh", "-c", script], start_new_session=True)
+    try:
+        below = until(lambda: len(found := psutil.Process(wrapper.pid).children(recursive=True)) == 3 and found, "all of them run")
+        assert claude.BACKEND.told(seat, wrapper.pid) is None, "it is starting"
+        sessions = seat.folder / "claude" / "config" / "sessions"
+        sessions.mkdir(parents=True)
+        own, child = (next(one for one in below if one.ppid() == parent) for parent in (wrapper.pid, below[0].pid))
+        (sessions / f"{child.pid}.json").write_text('{"status": "busy"}')
+        (sessions / f"{own.pid}.json").write_text('{"status": "idle"}')
+        assert claude.BACKEND.told(seat, wrapper.pid) == base.Told("idle", None, "")
+        (sessions / f"{own.pid}.json").write_text('{"status": "idle", "procStart": "1"}')  # of an earlier process of that number
+        assert claude.BACKEND.told(seat, wrapper.pid) == base.Told("working", None, "")
+    finally:
+        os.killpg(wrapper.pid, signal.SIGKILL)
+        wrapper.wait()
+
+
+def test_codex_looks_below_a_home_of_its_own_and_its_shell_below_the_users(seat: Seat) -> None:
+    launch = codex.BACKEND.launch(seat)
+    policy = tomllib.loads((seat.folder / "codex" / "home" / "config.toml").read_text())["shell_environment_policy"]
+    assert Path(launch.env["HOME"]).is_relative_to(seat.folder) and policy["set"]["HOME"] == os.environ["HOME"]
+    login = codex.BACKEND.launch(with_settings(seat, credentials="login"))
+    words = json.loads((seat.folder / "codex" / "argv.json").read_text())["argv"]
+    assert "HOME" not in login.env and not any(word.startswith("shell_environment_policy.set.HOME") for word in words)
+
+
+def test_subagents_of_codex_are_known_by_their_session_and_their_tokens_count_also_in_the_users_own_folder(seat: Seat) -> None:
+    mine = Conversations.of(seat.folder, "codex")
+    mine.add("main")
+    mine.write()
+    folder = Path(os.environ["HOME"]) / ".codex" / "sessions" / "2026" / "11" / "25"
+    folder.mkdir(parents=True)
+
+    def write(name: str, session: str, tokens: int) -> None:
+        usage = {"type": "token_usage_record", "payload": {"usage": {"output_tokens": tokens}}}
+        lines = [{"type": "session_meta", "payload": {"session_id": session}}, usage]
+        (folder / f"rollout-2026-11-25T12-00-{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    write("01-main", "main", 1)
+    write("01-sub", "main", 10)
+    write("02-foreign", "foreign", 100)
+    (folder / "rollout-2026-11-25T12-00-03-half.jsonl").write_text('{"type": "session_m')
+    (folder / "rollout-2026-11-25T12-00-04-odd.jsonl").write_text('{"payload": [1]}\n')
+    cost = codex.BACKEND.cost(with_settings(seat, credentials="login"))
+    assert cost is not None and cost.output_tokens == 11
 
 
 def test_claude_keeps_what_it_wrote_into_its_own_configuration(seat: Seat) -> None:
@@ -237,6 +291,10 @@ def test_the_state_of_codex_follows_its_rollout_and_an_earlier_life_says_nothing
     assert state(begun, events=[asks]).state == "needs_person"
     assert state(begun, began=start + 100) is None
     assert state(begun, began=start + 100, events=[asks]) is None
+    assert state(begun, began=start + 10.3) is None, "killed a moment after its turn began"
+    late = {"time": start + 10.5, "begun": start + 10.1, "state": "working"}
+    assert state(begun, began=start + 10.3, events=[late]) is None, "written by a hook that outlived it"
+    assert state(began=start + 10.3, events=[{**late, "begun": start + 10.4}]).state == "working"
 
 
 def test_the_state_of_claude_is_its_own_records_with_what_the_hooks_know() -> None:

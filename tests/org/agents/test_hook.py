@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from comms.mailbox import Mail
@@ -18,7 +17,8 @@ from lab.home import Home
 from lab.ledger import Ledger
 from org.agents.conversations import LAUNCHED, Conversations
 from org.agents.event import read_events
-from org.agents.hook import ANSWER, ANSWERS, ROOM, answer, asks_leave
+from org.agents.hook import ANSWER, ANSWERS, CHILD, ROOM, answer, asks_leave
+from org.wake import FIRST, LINE
 
 OWN = "11111111-2222-3333-4444-555555555555"
 
@@ -68,8 +68,22 @@ def test_unread_mail_goes_along_with_a_prompt_quoted_and_is_read_afterwards(home
 def test_it_is_told_whether_a_person_began_the_turn(home: Home) -> None:
     fire(home, "UserPromptSubmit", prompt="orgctl: new mail, read it and go on")
     fire(home, "UserPromptSubmit", prompt="<task-notification>\n<task-id>b1</task-id>\n</task-notification>")
-    fire(home, "UserPromptSubmit", prompt="what are you doing?")
-    assert [event["person"] for event in read_events(home, "r1", 9)] == [False, False, True]
+    fire(home, "UserPromptSubmit", prompt=FIRST.replace("your mail,", "your\n mail,"))
+    assert [event["person"] for event in read_events(home, "r1", 9)] == [False] * 3
+    for prompt in ("what are you doing?", f"{LINE}, and stop that run", "orgctl: stop", "<task-notification>hm?", f"{FIRST} {LINE}"):
+        fire(home, "UserPromptSubmit", prompt=prompt)
+        assert read_events(home, "r1")[0]["person"] is True, prompt
+
+
+def test_a_subagent_takes_no_mail_and_is_no_person_but_what_it_asks_a_person_is_heard(home: Home) -> None:
+    mail = Mail(home.comms)
+    mail.send("r2", "r1", "for r1 itself")
+    inner = {"agent_id": "01a22acd", "agent_type": "default"}
+    assert fire(home, "UserPromptSubmit", prompt="look into it", **inner) == fire(home, "Stop", **inner) == {}
+    assert states(home) == [] and len(mail.inbox("r1")) == 1
+    fire(home, "PermissionRequest", tool_name="Bash", tool_input={"command": "rm -r x"}, **inner)
+    assert states(home) == ["needs_person"]
+    assert "for r1 itself" in fire(home, "Stop")["reason"]
 
 
 def test_mail_at_the_end_of_a_turn_begins_another_and_comes_in_portions(home: Home) -> None:
@@ -163,24 +177,16 @@ def test_who_was_told_that_its_budget_is_spent_gets_a_turn_for_that_letter_and_n
     assert "another idea" in fire(home, "Stop", last_assistant_message="done")["reason"]
 
 
-def test_events_of_a_child_that_the_agent_started_count_for_nothing(home: Home, tmp_path: Path) -> None:
-    """The hook runs below two processes that are called claude: the outer is the agent."""
+def test_events_of_a_child_that_the_agent_started_count_for_nothing(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever conversation it goes on with, and whatever the program is called that the pane runs."""
     Mail(home.comms).send("r2", "r1", "for r1 alone")
-    claude = tmp_path / "claude"
-    claude.symlink_to("/bin/bash")
-    given = json.dumps({"hook_event_name": "Stop", "session_id": "somebody-elses"})
-    hook = f"{sys.executable} -I -m org.agents.hook claude"
-    script = tmp_path / "inner.sh"
-    script.write_text(f"echo '{given}' | {hook}\ntrue\n")
-    outer = [str(claude), "-c", f"{claude} {script}; true"]
-    env = {"ORGCTL_HOME": str(home.root), "ORGCTL_AGENT": "r1", "PATH": "/usr/bin:/bin"}
-    assert subprocess.run(outer, env=env, capture_output=True, text=True).stdout == ""
+    monkeypatch.setenv(CHILD, "1")
+    for session in ("somebody-elses", OWN):
+        assert fire(home, "UserPromptSubmit", session, prompt="hello") == fire(home, "Stop", session) == {}
     assert states(home) == [] and len(Mail(home.comms).inbox("r1")) == 1
-    if any(one.name() in ("claude", "codex") for one in psutil.Process().parents()):
-        pytest.skip("these tests run inside of such a CLI themselves")
-    alone = subprocess.run([str(claude), str(script)], env=env, capture_output=True, text=True)
-    assert "for r1 alone" in alone.stdout  # one alone is the agent itself, with a new conversation
-    assert Conversations.of(home.agents / "r1", "claude").current == "somebody-elses"
+    monkeypatch.delenv(CHILD)
+    assert "for r1 alone" in fire(home, "Stop", "a-new-one")["reason"]  # of the agent itself
+    assert Conversations.of(home.agents / "r1", "claude").current == "a-new-one"
 
 
 def test_changed_instructions_reach_a_codex_conversation_that_is_gone_on_with(home: Home) -> None:

@@ -15,9 +15,12 @@ import pytest
 
 from comms.mailbox import Mail
 from org.agents import cli
+from org.agents.conversations import Conversations
+from org.agents.hook import CHILD
+from org.wake import FIRST
 from tests.conftest import files_with, until
 from tests.loopback import Call, Conversation, Failure, Reply, Script, Server, Steps
-from tests.org.agents.real_cli import KEY, Sitting
+from tests.org.agents.real_cli import KEY, Sitting, install
 
 pytestmark = pytest.mark.slow
 Seated = Callable[..., Sitting]
@@ -66,6 +69,9 @@ def test_a_round(sit: Seated, name: str, tmp_path: Path) -> None:
     )
     one = sit(name, script)
     mail = Mail(one.seat.home.comms)
+    theirs = Path(one.env["HOME"]) / ".agents" / "skills" / "mine" / "SKILL.md"  # where Codex looks whatever CODEX_HOME says
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("---\nname: mine\ndescription: planted by the user\n---\n")
     one.start()
     until(lambda: len(one.server.asked("r1")) >= 2, f"the second question\n{one.screen()}", 30)
     first, second = one.server.asked("r1")[:2]
@@ -74,9 +80,11 @@ def test_a_round(sit: Seated, name: str, tmp_path: Path) -> None:
     assert (
         "xyzzy" in everything and "How an experiment is made" in everything and "orgctl: begin your round" in first.text
     )
+    assert "planted by the user" not in str(first.body)
     # tools, without a question
     assert (one.seat.worktree / "note.txt").read_text() == "made\n"
     assert "r1 r1@orgctl.local" in second.last and "/orgctl" in second.last and "ORGCTL_AGENT=r1" in second.last
+    assert f"HOME={one.env['HOME']}\n" in second.last and f"{CHILD}=1" in second.last
     assert KEY.format("r1") not in second.last, "what a command prints is written down"
     assert not (tmp_path / "outside.txt").exists()
     assert name != "claude" or (one.seat.worktree / "inside.txt").exists()
@@ -127,7 +135,7 @@ def test_a_round(sit: Seated, name: str, tmp_path: Path) -> None:
     one.until_state("idle")
     more = one.backend.cost(one.seat)
     assert more is not None and more.tokens > cost.tokens
-    assert list(Path(one.env["HOME"]).iterdir()) == []
+    assert [path for path in Path(one.env["HOME"]).rglob("*") if path.is_file()] == [theirs]
     # two lives and some commands later
     assert files_with(one.seat.home.root, KEY.format("r1")) == [], "the key lies in a file"
 
@@ -143,11 +151,13 @@ def test_a_turn_that_claude_begins_itself_when_a_command_in_the_background_ends_
 
 
 @BOTH
-def test_its_state_is_right_after_an_interrupt_and_after_errors_of_the_api(sit: Seated, name: str) -> None:
+def test_its_state_is_right_after_an_interrupt_and_after_errors_of_the_api(sit: Seated, name: str, tmp_path: Path) -> None:
     hold = threading.Event()
 
     def script(talk: Conversation) -> Reply | Failure:
         text = next(turn.text for turn in reversed(talk.turns) if turn.role == "user")
+        if "now limited" in text and name == "codex":
+            return Failure(429, "usage_limit_reached", details={"plan_type": "pro", "resets_at": int(time.time()) + 7200})
         if "now limited" in text:
             return Failure(
                 429, "rate_limit_error", "usage limit reached, try again in 10 minutes", {"x-should-retry": "false"}
@@ -156,7 +166,10 @@ def test_its_state_is_right_after_an_interrupt_and_after_errors_of_the_api(sit: 
             return Failure(400, "invalid_request_error", "the prompt is odd")
         return Reply("I think about it.", hold=hold)
 
-    one = sit(name, script)
+    program = tmp_path / name  # a script that stays around the program
+    program.write_text(f'#!/bin/sh\n{install(name)} "$@"\n')
+    program.chmod(0o700)
+    one = sit(name, script, {"command": str(program)})
     one.env["CLAUDE_CODE_MAX_RETRIES"] = "1"
     one.start()
     until(lambda: one.server.asked("r1"), f"the first question\n{one.screen()}", 30)
@@ -164,21 +177,20 @@ def test_its_state_is_right_after_an_interrupt_and_after_errors_of_the_api(sit: 
     one.key("Escape")
     one.until_state("idle", 2)
     assert one.box() == (
-        "" if name == "codex" else cli.FIRST.replace("your mail,", "your\nmail,")
-    )  # wrapped, and there as text
-    one.clear()
-    one.say("now odd")
+        "" if name == "codex" else FIRST.replace("your mail,", "your\nmail,")
+    )  # wrapped, and there as text, to which a person adds some
+    one.say("now odd", before=one.box())
     until(
         lambda: (told := one.told()) and told.state == "idle" and "the prompt is odd" in told.text,
         "the error is told",
         10,
     )
+    assert [event["person"] for event in one.events() if event.get("hook") == "UserPromptSubmit"] == [False, True]
     one.clear()
     one.say("now limited")
     told = one.until_state("rate_limited", 20)
-    assert "429" in told.text or "limit" in told.text
-    if name == "claude":  # Codex keeps the API's sentence to itself
-        assert told.until is not None and 500 < told.until - time.time() < 601
+    length = 600 if name == "claude" else 7200  # "in 10 minutes", and a time on the clock
+    assert "limit" in told.text and told.until is not None and length - 100 < told.until - time.time() < length + 1
     one.clear()
 
 
@@ -232,3 +244,47 @@ def test_with_a_dialog_open_it_needs_a_person_and_has_no_box(sit: Seated, name: 
     one.key("Escape")
     one.until_state("idle", 5)
     assert not place.exists()
+
+
+def test_what_codex_does_beside_its_conversation_is_seen_and_takes_nothing_from_it(sit: Seated) -> None:
+    """A subagent, a child in its shell, and a death in the middle of a turn."""
+    hold = threading.Event()
+    child = f"{KEY.format('r1')} {install('codex')} exec --dangerously-bypass-hook-trust --skip-git-repo-check CHILD </dev/null"
+
+    def script(talk: Conversation) -> Reply:
+        if "begin your round" not in talk.text:
+            return Reply("The child's word.") if "CHILD" in talk.text else Reply("The subagent's word.", hold=hold)
+        if "now think" in talk.text:
+            return Reply("I think.", hold=threading.Event())
+        if talk.answers == 0:
+            mail.send("r2", "r1", "try a smaller step")
+            return Reply("", (Call("multi_agent_v1.spawn_agent", {"message": "look into it"}),))
+        if talk.answers == 1:
+            return Reply("", (Call("shell", {"command": f"OPENAI_API_KEY={child}"}),))
+        return Reply("That was all.")
+
+    one = sit("codex", script)
+    mail = Mail(one.seat.home.comms)
+    one.start()
+    until(lambda: (told := one.told()) and told.text == "a subagent of it works", f"that its subagent works\n{one.screen()}", 30)
+    talks = one.server.asked("r1")
+    offered = " ".join(talks[0].tools)
+    assert "multi_agent" in offered and "goal" not in offered and "thread" not in offered and "worktree" not in offered
+    assert any("The child's word." in turn.text for talk in talks for turn in talk.turns), "the child has worked"
+    assert [("begin your round" in talk.text) for talk in talks if "try a smaller step" in talk.text] == [True]
+    assert [event["state"] for event in one.events()] == ["idle", "working", "working", "idle"]
+    assert not any(event.get("person") for event in one.events())
+    before = one.backend.cost(one.seat)
+    hold.set()
+    one.until_state("idle", 5)
+    after = one.backend.cost(one.seat)
+    assert before and after and after.tokens > before.tokens, "the subagent's tokens count"
+    # killed just after a turn began
+    one.say("now think")
+    one.until_state("working", 10)
+    mine = Conversations.of(one.seat.folder, "codex").given
+    os.kill(one.pid, signal.SIGKILL)
+    until(lambda: one.tmux("display-message", "-p", "-t", "a", "#{pane_dead}").strip() == "1", "its pane is dead")
+    one.start()
+    one.until_state("idle", 20)
+    assert len(mine) == 1 and one.backend.launch(one.seat).argv[-2:] == ["resume", mine[0]]
