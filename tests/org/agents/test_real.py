@@ -132,9 +132,8 @@ def test_a_round(sit: Seated, name: str, tmp_path: Path) -> None:
     again = one.server.asked("r1")[5]
     assert "I have read what r2 wrote." in again.text and "begin your round" in again.text
     assert "plugh" in again.system + again.text
+    until(lambda: (more := one.backend.cost(one.seat)) and more.tokens > cost.tokens, "what that cost too")
     one.until_state("idle")
-    more = one.backend.cost(one.seat)
-    assert more is not None and more.tokens > cost.tokens
     assert [path for path in Path(one.env["HOME"]).rglob("*") if path.is_file()] == [theirs]
     # two lives and some commands later
     assert files_with(one.seat.home.root, KEY.format("r1")) == [], "the key lies in a file"
