@@ -80,19 +80,24 @@ class Mail:
         return message
 
     def waiting(self, agent: str) -> int:
-        """How many new messages there are, by counting files: nothing is read, moved or made. 0 for who has no inbox."""
-        place = self.root / "inbox" / check_name(agent, "an agent") / "new"
-        return len(names(place)) if place.is_dir() else 0
+        """How many new messages there are, by counting files: nothing is read, moved or made. 0 for who has no inbox, or has locked it:
+        whoever looks after many must not stop at one."""
+        return len(self._new(agent))
 
     def oldest(self, agent: str) -> str:
         """File name of the oldest new message, "" when there is none: nothing is read, moved or made."""
+        return next(iter(self._new(agent)), "")
+
+    def _new(self, agent: str) -> list[str]:
         place = self.root / "inbox" / check_name(agent, "an agent") / "new"
-        return next(iter(names(place)), "") if place.is_dir() else ""
+        try:
+            return names(place) if place.is_dir() else []
+        except (MailError, OSError):
+            return []
 
     def peek(self, agent: str, limit: int = 20) -> list[Message]:
         """The oldest `limit` new messages as they lie: nothing is moved, made or set aside. Empty for who has no inbox."""
-        place = self.folders(agent)[0]
-        new = (self.look(agent, name.removesuffix(".md")) for name in (_messages(place) if place.is_dir() else ()))
+        new = (self.look(agent, name.removesuffix(".md")) for name in self._new(agent) if _is_message(name))
         return list(islice(filter(None, new), limit))
 
     def inbox(self, agent: str) -> list[Message]:

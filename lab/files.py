@@ -6,22 +6,31 @@ Reading trusts nobody either: links, pipes, devices and files too large or too d
 from __future__ import annotations
 
 import json
+import logging
 import os
+import secrets
 import stat
-import threading
 from pathlib import Path
 from typing import Any
 
+from worktrees.trees import set_aside
+
+log = logging.getLogger("orgctl")
 LIMIT_BYTES = 16_000_000
 
 
-def write_atomic(path: Path, data: str | bytes) -> None:
-    """Write `data` to `path` so that a reader sees the old content or the new, never a part. Creates parent folders."""
+def write_atomic(path: Path, data: str | bytes, own: Path | None = None) -> None:
+    """Write `data` to `path` so that a reader sees the old content or the new, never a part. Creates parent folders.
+
+    `own`: a folder below which only the organisation has something to write: what lies there in the way of `path` is moved aside.
+    """
+    if own is not None:
+        make_way(path, own)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_native_id()}.tmp")
+    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")  # neither foreseen, nor too long where the file's own name just fits
     raw = data.encode() if isinstance(data, str) else data
     try:
-        with open(temporary, "wb") as handle:
+        with open(temporary, "xb") as handle:
             handle.write(raw)
             handle.flush()
             os.fsync(handle.fileno())
@@ -31,9 +40,34 @@ def write_atomic(path: Path, data: str | bytes) -> None:
         raise
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, own: Path | None = None) -> None:
     """`write_atomic` of indented JSON."""
-    write_atomic(path, json.dumps(value, indent=1, sort_keys=True, default=str) + "\n")
+    write_atomic(path, json.dumps(value, indent=1, sort_keys=True, default=str) + "\n", own)
+
+
+def make_way(path: Path, own: Path, folder: bool = False) -> None:
+    """Rename what makes a file at `path` (or a folder) impossible, to `<name>.kept`: a folder in its place, or something else in the
+    place of a folder between it and `own`. Under one user id anybody can lay that there, and nobody's work may wait for ever."""
+    if own not in path.parents:
+        return
+    between = [one for one in reversed(path.parents) if own in one.parents]
+    blocking = [one for one in [*between, *([path] if folder else [])] if os.path.lexists(one) and not one.is_dir()]
+    if not folder and path.is_dir() and not path.is_symlink():
+        blocking.append(path)
+    for one in blocking:
+        log.warning("%s was in the way: it is %s now", one, set_aside(one).name)
+
+
+def remove(path: Path, own: Path) -> None:
+    """Take a file of the organisation away; a folder that lies in its place is moved aside."""
+    make_way(path, own)
+    path.unlink(missing_ok=True)
+
+
+def make_folder(path: Path, own: Path) -> None:
+    """A folder of the organisation, whatever lies in its way. Doing it twice is doing it once."""
+    make_way(path, own, folder=True)
+    path.mkdir(parents=True, exist_ok=True)
 
 
 def read_plain(path: Path, limit: int = LIMIT_BYTES) -> bytes | None:

@@ -5,12 +5,13 @@ A command reads facts directly and asks for action here; with no controller the 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from dataclasses import dataclass
 from typing import Any
 
-from lab.files import read_json, write_json
+from lab.files import make_folder, read_json, write_json
 from lab.home import Home
 
 LIMIT_BYTES = 1_000_000
@@ -36,7 +37,7 @@ class Request:
 def ask(home: Home, kind: str, actor: str, body: dict[str, Any]) -> str:
     """Leave a request and return its id (sorts by time)."""
     identity = f"{time.time_ns():020d}-{os.getpid()}"
-    write_json(home.requests / f"{identity}.json", {"kind": kind, "actor": actor, "body": body})
+    write_json(home.requests / f"{identity}.json", {"kind": kind, "actor": actor, "body": body}, home.org)
     return identity
 
 
@@ -57,10 +58,11 @@ def answer(home: Home, request: Request, ok: bool, **body: Any) -> None:
     path = home.requests / f"{request.id}.json"
     if request.kind == "malformed":
         bad = home.requests / "bad"
-        bad.mkdir(exist_ok=True)
-        path.rename(bad / f"{time.time_ns()}")
+        make_folder(bad, home.org)
+        with contextlib.suppress(FileNotFoundError):
+            path.rename(bad / f"{time.time_ns()}")
         return
-    write_json(home.requests / "done" / path.name, {"ok": ok, "kind": request.kind, **body})
+    write_json(home.requests / "done" / path.name, {"ok": ok, "kind": request.kind, **body}, home.org)
     path.unlink(missing_ok=True)
 
 

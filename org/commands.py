@@ -18,7 +18,7 @@ import typer
 
 from lab.answer import as_data
 from lab.errors import UserError
-from lab.files import write_json
+from lab.files import remove, write_json
 from lab.home import Home, check_program, meant
 from lab.ledger import Ledger
 from lab.state import View
@@ -179,13 +179,13 @@ def up(
         _say(f"{settings.name} is up already ({home.root})")
         grid.relayout(size.columns, size.lines)
     else:
-        home.until.unlink(missing_ok=True)
+        remove(home.until, home.org)
         daemon.start(home, (size.columns, size.lines))
         agents = ", ".join(agent.name for agent in settings.design.agents)
         took = time.monotonic() - began
         _say(f"{settings.name} is up in {took:.1f} s: design {settings.design.name}, {agents}, {settings.slots} slots")
     if seconds:
-        write_json(home.until, {"time": time.time() + seconds})
+        write_json(home.until, {"time": time.time() + seconds}, home.org)
     if any(base.load(agent.backend).spends_money for agent in settings.design.agents):
         _say("some of these agents spend money")
     if detach:

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import logging
 import os
+import sqlite3
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 from comms.mailbox import Mail
 from comms.message import MailError
 from lab.backup import back_up
 from lab.errors import UserError
-from lab.files import read_json, write_json
+from lab.files import read_json, remove, write_json
 from lab.home import Home
 from lab.laboratory import Laboratory
 from lab.orders import Orders
@@ -81,6 +83,8 @@ class Controller:
     leaving: bool = False
     keep_runs: bool = False
     duties: list[Duty] = field(default_factory=list)
+    told: int | None = None
+    """The last fact that letters were written about; None until that is known."""
 
     def __post_init__(self) -> None:
         self.session = designs.read(self.home)
@@ -136,7 +140,10 @@ class Controller:
         self.lab.refresh()
         for request in waiting(self.home):
             self.team.note_typed(request.time)  # so that what was asked for in a turn that a person began is assisted, however short it was
-            self._take(request)
+            try:
+                self._take(request)
+            except OSError as error:  # it cannot be answered, and holds up none that comes after it
+                log.error("request %s: %s", request.id, error)
 
     def _laboratory(self) -> None:
         self.lab.refresh()
@@ -204,14 +211,16 @@ class Controller:
 
     def _tell(self) -> None:
         """Mail every agent what became of its experiments: nominations, verdicts, promotions. At least once each."""
-        mark_file = self.home.org / "told.json"
-        mark = int((read_json(mark_file) or {}).get("fact", 0))
-        if mark >= self.lab.state.last:
+        mark_file, last = self.home.org / "told.json", self.lab.state.last
+        if self.told is None:
+            self.told = _marked(mark_file, last)
+        if self.told >= last:
             return
-        for fact in self.lab.ledger.facts(after=mark):
+        for fact in self.lab.ledger.facts(after=self.told):
+            self.told = fact.id
             try:
                 letters = news.letters(fact, self.lab.state, list(self.team.seats), self.task)
-            except (KeyError, TypeError, ValueError, AttributeError):
+            except Exception:  # one fact must not keep the letters about all others
                 log.warning("fact %d (%s) is malformed: no letter about it", fact.id, fact.kind[:40])
                 continue
             for name, kind, about, text in letters:
@@ -219,13 +228,15 @@ class Controller:
                     self.mail.send("lab", name, text, kind=kind, about=about)
                 except (MailError, OSError) as error:  # one blocked inbox must not keep everybody's mail
                     log.error("letter to %s about %s: %s", name, about, error)
-        write_json(mark_file, {"fact": self.lab.state.last})
+        self.told = max(self.told, last)
+        write_json(mark_file, {"fact": self.told}, self.home.org)
 
     def _heartbeat(self) -> None:
         me = Identity.of(os.getpid())
         if me:
             trouble = {duty.name: duty.said[:500] for duty in self.duties if duty.said}
-            write_json(self.home.controller, {"pid": me.pid, "started": me.started, "heartbeat": time.time(), "trouble": trouble})
+            word = {"pid": me.pid, "started": me.started, "heartbeat": time.time(), "trouble": trouble}
+            write_json(self.home.controller, word, self.home.org)
 
     # The loop
 
@@ -253,6 +264,18 @@ class Controller:
             shut_down(self.home, self.lab, self.grid, self.keep_runs)
 
 
+def _marked(path: Path, last: int) -> int:
+    """The fact up to which letters were written before, as that lies on disk. What is no such mark says so: from the last fact on, since
+    all old letters once more would bury the new ones."""
+    mark = (read_json(path) or {}).get("fact")
+    if isinstance(mark, int) and not isinstance(mark, bool) and 0 <= mark <= last:
+        return mark
+    if os.path.lexists(path):
+        log.warning("%s does not say which letters were written: the next one is about what comes after fact %d", path, last)
+        return last
+    return 0
+
+
 def shut_down(home: Home, lab: Laboratory, grid: Grid, keep_runs: bool) -> None:
     """Stop agents and (unless kept) runs; keep every fact."""
     grid.kill()
@@ -260,6 +283,9 @@ def shut_down(home: Home, lab: Laboratory, grid: Grid, keep_runs: bool) -> None:
     if not keep_runs:
         lab.runs.stop_all()
     lab.ledger.append("session", {"stopped": time.time(), "kept_runs": keep_runs})
-    back_up(home, lab.ledger)
-    home.until.unlink(missing_ok=True)
-    home.controller.unlink(missing_ok=True)
+    try:
+        back_up(home, lab.ledger)
+    except (OSError, sqlite3.Error) as error:
+        log.error("backup: %s", error)
+    remove(home.until, home.org)
+    remove(home.controller, home.org)

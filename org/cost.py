@@ -32,7 +32,7 @@ def write(home: Home, agent: str, cost: Cost) -> None:
     now: dict[str, Any] = {"model": cost.model, "tokens": cost.tokens, "dollars": cost.dollars}
     now |= {key: getattr(cost, key) for key in KEYS}
     if before is None or any(before.get(key) != value for key, value in now.items()):
-        write_json(home.agents / agent / "cost.json", {**now, "time": time.time()})
+        write_json(home.agents / agent / "cost.json", {**now, "time": time.time()}, home.org)
 
 
 def read(home: Home, agent: str) -> dict[str, Any] | None:

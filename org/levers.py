@@ -133,8 +133,8 @@ class Levers:
         """Write an assignment as a fact and a file; returns its id."""
         fact = self.lab.ledger.append_new("assignment", "W", given, actor)
         self.lab.refresh()
-        shown = {"assignment": fact.subject, "by": actor, **given}
-        write_atomic(self.lab.home.org / "assignments" / f"{fact.subject}.yaml", yaml.safe_dump(shown, sort_keys=False, width=120))
+        home, shown = self.lab.home, {"assignment": fact.subject, "by": actor, **given}
+        write_atomic(home.org / "assignments" / f"{fact.subject}.yaml", yaml.safe_dump(shown, sort_keys=False, width=120), home.org)
         return fact.subject
 
     def _fits(self, agent: str, places: list[str], idea: str) -> None:

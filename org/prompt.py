@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 
 from lab.errors import UserError
-from lab.files import write_atomic
+from lab.files import make_folder, write_atomic
 from lab.home import MAIN, Home
 from org import role as roles
 from org.agents.base import Seat
@@ -159,12 +159,12 @@ def lay_down(home: Home, design: Design, task: Task, seat: Seat) -> str:
     """Write the prompt and the skills where the backend finds them; returns the prompt's SHA-256 (hex)."""
     role = role_of(home, design, seat)
     text = compose(design, task, seat, role)
-    write_atomic(seat.prompt, text)
-    seat.skills.mkdir(parents=True, exist_ok=True)
+    write_atomic(seat.prompt, text, home.org)
+    make_folder(seat.skills, home.org)
     for name, content in role.skills.items():
-        write_atomic(seat.skills / f"{name}.md", _of_program(content, home))
+        write_atomic(seat.skills / f"{name}.md", _of_program(content, home), home.org)
     for path in seat.skills.glob("*.md"):
-        if path.stem not in role.skills:
+        if path.stem not in role.skills and not path.is_dir():
             path.unlink()
     return digest(text)
 

@@ -102,7 +102,7 @@ def submit(home: Home, state: State, agent: str, text: str, limit: int) -> str:
     except ValueError as error:
         said = "say, in your own name, what is done (with experiment ids), learned, next, and what blocks you"
         raise UserError(f"the report {error}: {said}") from error
-    write_atomic(folder(home, meeting.number) / f"{agent}.md", text)
+    write_atomic(folder(home, meeting.number) / f"{agent}.md", text, home.org)
     return meeting.id
 
 

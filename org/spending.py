@@ -41,12 +41,10 @@ class Spending:
         """Write down what every agent has used, and hold them to their budgets."""
         for name, seat in seats.items():
             try:
-                found = cost.of(seat)
+                if (found := cost.of(seat)) is not None:
+                    cost.write(self.home, name, found)
             except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
                 log.warning("the cost of %s cannot be read: %s", name, error)
-                continue
-            if found is not None:
-                cost.write(self.home, name, found)
         costs = {name: cost.read(self.home, name) for name in seats}
         whole = cost.Budget.of(design.process.budget.model_dump())
         for name, seat in seats.items():

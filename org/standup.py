@@ -7,6 +7,7 @@ what there is, and says who is missing and what was set aside.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -19,7 +20,7 @@ from comms.message import MailError
 from lab.areas import PERSON
 from lab.direction import Standup
 from lab.errors import UserError
-from lab.files import write_atomic
+from lab.files import make_folder, write_atomic
 from lab.home import Home
 from lab.laboratory import Laboratory
 from lab.state import State
@@ -30,6 +31,7 @@ from org.digest import Said, digest, examine
 from org.recorded import Known
 from org.reports import Report
 from tasks.spec import Task
+from worktrees.trees import set_aside
 
 log = logging.getLogger("orgctl")
 POST = "lab"
@@ -86,9 +88,12 @@ class Standups:
         """Open the next standup: from now on reports are taken. Returns its number."""
         number = len(self.state.direction.standups) + 1
         folder = reports.folder(self.home, number)
-        if os.path.lexists(folder):  # nobody's report was due before
-            folder.rename(folder.with_name(f"{number}.before-{time.time_ns()}"))
-        folder.mkdir(parents=True)
+        try:
+            if os.path.lexists(folder):  # nobody's report was due before
+                set_aside(folder)
+            make_folder(folder, self.home.org)
+        except OSError as error:  # reports may come by mail all the same
+            log.error("standup %d: %s", number, error)
         now = time.time()
         body = {
             "what": "opened", "number": number, "why": why, "agents": [name for name in self.design.names if name != self.design.chief],
@@ -100,14 +105,19 @@ class Standups:
 
     def _take_mail(self, current: Standup) -> None:
         """Mail to the laboratory from whom it asked is a report. It is marked as read when it lies in the folder."""
-        for message in self.mail.inbox(POST):
-            if message.sender in current.agents and message.time >= current.opened:
-                write_atomic(reports.folder(self.home, current.number) / f"{message.sender}.md", message.body)
-            elif message.sender != PERSON:
-                log.info("mail of %s to the laboratory is no report", message.sender)
+        try:
+            letters = self.mail.inbox(POST)
+        except MailError as error:
+            log.warning("reports by mail: %s", error)
+            return
+        for message in letters:
             try:
+                if message.sender in current.agents and message.time >= current.opened:
+                    write_atomic(reports.folder(self.home, current.number) / f"{message.sender}.md", message.body, self.home.org)
+                elif message.sender != PERSON:
+                    log.info("mail of %s to the laboratory is no report", message.sender)
                 self.mail.read(POST, message.id)
-            except MailError as error:
+            except (MailError, OSError) as error:
                 log.warning("mail %s: %s", message.id, error)
 
     def collect(self, current: Standup) -> Collected:
@@ -124,7 +134,9 @@ class Standups:
             if report is not None:
                 found.reports[agent] = report
         known = {f"{agent}.md" for agent in current.agents} | {"digest.md"}
-        there = os.listdir(folder) if folder.is_dir() else []  # who took it away must not keep the meeting open
+        there: list[str] = []
+        with contextlib.suppress(OSError):  # who took it away or locked it must not keep the meeting open
+            there = os.listdir(folder)
         strange = sorted(name for name in there if name not in known and not name.startswith("."))
         found.aside |= dict.fromkeys(strange[:STRANGERS], "is of nobody who was asked")
         return found
@@ -142,7 +154,10 @@ class Standups:
         reported = [one.agent for one in said]
         missing = [agent for agent in current.agents if agent not in reported]
         page = digest(self.home, self.state, self.task, rules(self.design), said, missing, found.aside, now)
-        write_atomic(reports.folder(self.home, current.number) / "digest.md", page)
+        try:
+            write_atomic(reports.folder(self.home, current.number) / "digest.md", page, self.home.org)
+        except OSError as error:  # the fact has the page too
+            log.error("digest of standup %d: %s", current.number, error)
         body = {
             "what": "closed", "reported": reported, "missing": missing, "aside": found.aside,
             "claims": sum(one.claims for one in said), "flagged": sum(len(one.flagged) for one in said),

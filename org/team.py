@@ -17,6 +17,7 @@ from typing import Any
 from comms.mailbox import Mail
 from comms.message import MailError
 from lab.errors import UserError
+from lab.files import make_folder
 from lab.home import Home
 from lab.laboratory import Laboratory
 from lab.process import starved
@@ -104,10 +105,9 @@ class Team:
                 note = self.repo.add_worktree(seat.agent, seat.worktree, self.lab.state.trunk)
                 if note:
                     log.warning("%s", note)
-            seat.folder.mkdir(parents=True, exist_ok=True)
-            (self.home.comms / "inbox" / seat.agent / "new").mkdir(parents=True, exist_ok=True)
-        for name in ("person", POST):
-            (self.home.comms / "inbox" / name / "new").mkdir(parents=True, exist_ok=True)
+            make_folder(seat.folder, self.home.org)
+        for name in (*self.seats, "person", POST):
+            make_folder(self.home.comms / "inbox" / name / "new", self.home.org)
 
     def pane(self, agent: str) -> PaneSpec:
         """What an agent's pane should run. Writes nothing."""

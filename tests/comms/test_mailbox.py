@@ -47,6 +47,17 @@ def output(child: subprocess.Popen[str]) -> list[str]:
 # ---------------------------------------------------------------------- one to one
 
 
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is locked for root")
+def test_who_locks_an_inbox_stops_nobody_who_looks_after_many(mail: Mail) -> None:
+    mail.send("chief", "r1", "Try a lower LR.")
+    place = mail.root / "inbox" / "r1" / "new"
+    place.chmod(0)
+    try:
+        assert (mail.waiting("r1"), mail.oldest("r1"), mail.peek("r1")) == (0, "", [])
+    finally:
+        place.chmod(0o700)
+
+
 def test_mail_is_new_until_it_is_read_and_stays_readable(mail: Mail) -> None:
     first = mail.send("chief", "r1", "Try a lower LR.", "assignment", about="E0001")
     second = mail.send("r2", "r1", "It diverged for me.")
