@@ -122,7 +122,7 @@ def amend(
         reason = repeated(known.state, near, again)
         if text["family"] != idea.family:
             reason = reason or _dead_end(known.state, agent, text["family"], again)
-        body = {**new, "again": _joined(idea.again, reason)}
+        body = {**new, "again": joined(idea.again, reason)}
         if known.ledger.append_unless("attempt", "amendment", body, experiment, agent) is None:
             raise UserError(f"{experiment} was run: what is predicted after that is no prediction; a changed idea is a new proposal")
         return list(new)
@@ -202,11 +202,12 @@ def acknowledged(again: dict[str, Any] | None) -> list[str]:
     return [str(name) for name in near] if isinstance(near, list) else []
 
 
-def _joined(before: dict[str, Any] | None, now: dict[str, Any] | None) -> dict[str, Any] | None:
+def joined(before: dict[str, Any] | None, now: dict[str, Any] | None) -> dict[str, Any] | None:
     """Two reasons as one."""
     if not (before and now):
         return now or before
-    return {"why": f"{before.get('why')}; {now['why']}", "near": [*acknowledged(before), *acknowledged(now)]}
+    why = now["why"] if before.get("why") == now["why"] else f"{before.get('why')}; {now['why']}"
+    return {"why": why, "near": [*acknowledged(before), *acknowledged(now)]}
 
 
 def request(home: Home, kind: str, agent: str, body: dict[str, Any], seconds: float = 15) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from lab import audit, backup, disowned, promotion, verify
+from lab import areas, audit, backup, disowned, promotion, verify
 from lab.attempt import without_comparison
 from lab.executors import local
 from lab.experiment import decide
@@ -81,6 +81,7 @@ class Laboratory:
     def attempt(
         self, experiment: Experiment, number: int, snapshot: Snapshot, again: dict[str, Any] | None = None, resubmitted: bool = False
     ) -> None:
+        places = self.turned(snapshot)
         body = {
             "number": number,
             "parent": snapshot.parent,
@@ -90,8 +91,22 @@ class Laboratory:
             "ignored": snapshot.ignored[:200],
             "again": again,
             **({"resubmitted": True} if resubmitted else {}),
+            **({"areas": places} if places else {}),
         }
         self.write("attempt", experiment.id, body, experiment.agent)
+
+    def turned(self, snapshot: Snapshot) -> list[str]:
+        """The areas of the declared knobs that a change sets."""
+        files = {knob.file for knob in self.task.knobs} & set(snapshot.changed)
+        before, after = ({path: self._file(commit, path) for path in files} for commit in (snapshot.parent, snapshot.commit))
+        return areas.turned(self.task.knobs, before, after)
+
+    def _file(self, commit: str, path: str) -> bytes:
+        """A file of a commit; empty where it has none."""
+        try:
+            return self.repo.show_file(commit, path)
+        except GitError:
+            return b""
 
     # The workflow
 

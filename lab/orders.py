@@ -11,7 +11,7 @@ from typing import Any
 
 from lab import areas, asking, audit, carry, controls, gate, replication, similar
 from lab.attempt import bank_ready
-from lab.client import PERSON, acknowledged, repeated
+from lab.client import PERSON, acknowledged, joined, repeated
 from lab.errors import UserError
 from lab.laboratory import Laboratory
 from lab.queue import in_flight
@@ -124,7 +124,10 @@ class Orders:
             raise UserError(str(error)) from error
         near = self.changes.near(self.lab.state, snapshot.diff, but=experiment.id)
         new = [one for one in near if one.experiment not in acknowledged(experiment.again)]
-        reason = repeated(self.lab.state, new, str(request.body.get("again") or ""))
+        again, places = str(request.body.get("again") or ""), self.lab.turned(snapshot)
+        reason = repeated(self.lab.state, new, again)
+        if request.actor != PERSON:
+            reason = joined(reason, areas.entered(self.lab.state, experiment.agent, experiment.family, places, again, time.time()))
         self.lab.attempt(experiment, number, snapshot, reason, resubmitted=by_hand)
         self.lab.step()
         run = self.lab.state.experiments[experiment.id].runs_for("nominate")[0].id

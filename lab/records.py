@@ -145,6 +145,8 @@ class Attempt:
     """{trunk, branch, files, why}: why it cannot be carried to the trunk of that day."""
     apart: bool = False
     """Is that trunk still the present one? (On the next one the laboratory tries again.)"""
+    areas: list[str] = field(default_factory=list)
+    """Of the declared knobs that the change sets (`lab.areas.turned`); empty in ledgers that did not record it."""
 
 
 @dataclass(frozen=True)
@@ -220,6 +222,11 @@ class Experiment:
     @property
     def attempt(self) -> Attempt | None:
         return self.attempts[-1] if self.attempts else None
+
+    @property
+    def places(self) -> str:
+        """Its family and, joined to it by `+`, the areas that its changes turned out to belong to."""
+        return "+".join([self.family, *dict.fromkeys(area for one in self.attempts for area in one.areas)])
 
     @property
     def verdict(self) -> str | None:

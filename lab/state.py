@@ -297,8 +297,8 @@ class State:
         if fact.kind == "attempt":
             # A later attempt is a confirmed idea on its way to a new trunk: nobody has to order that again.
             made = Attempt(**body, confirm_ordered=body["number"] > 1 and not body.get("resubmitted"))
-            if not isinstance(made.diff, str):
-                raise TypeError("a diff is text")
+            if not isinstance(made.diff, str) or not all(isinstance(area, str) for area in made.areas):
+                raise TypeError("a diff is text, and so are areas")
             experiment.attempts.append(made)
         elif fact.kind == "withdrawn":
             experiment.withdrawn = body["why"]

@@ -95,7 +95,7 @@ def _confirmations(state: State, rules: Rules) -> list[str]:
 def _place(state: State, spot: Area) -> str:
     """An area that may be a dead end, or one that has spent its budget; "" for any other."""
     if spot.dry:
-        tried = [one for one in state.experiments.values() if areas.within(spot.area, one.family) and one.tried and not one.removes]
+        tried = [one for one in state.experiments.values() if areas.within(spot.area, one.places) and one.tried and not one.removes]
         evidence = " ".join(f"--evidence {one.id}" for one in tried[-3:])
         lately = f", none of the last {spot.streak}" if spot.hits else ""
         return (

@@ -60,7 +60,7 @@ def table(state: State, minimize: bool, now: float, more: Iterable[str] = ()) ->
 
 
 def _area(state: State, name: str, minimize: bool, now: float) -> Area:
-    ideas = [one for one in state.experiments.values() if areas.within(name, one.family) and not one.removes]
+    ideas = [one for one in state.experiments.values() if areas.within(name, one.places) and not one.removes]
     judged = [one for one in ideas if one.tried]
     hits = sum(hit(one) for one in judged)
     streak = next((back for back, one in enumerate(reversed(judged)) if hit(one)), len(judged))

@@ -74,8 +74,9 @@ class Levers:
         return text.strip()
 
     def _area(self, area: object) -> str:
-        known = dict.fromkeys([*FAMILIES, *self.task.areas()])
-        name = str(area)
+        known = list({areas.spelled(one): one for one in [*FAMILIES, *self.task.areas()]}.values())  # as the task spells its own
+        first, slash, part = str(area).partition("/")
+        name = next((one for one in known if areas.spelled(one) == areas.spelled(first)), first) + slash + part
         if name not in known and not (areas.AREA.fullmatch(name) and name.partition("/")[0] in known):
             raise UserError(f"unknown area {name[:60]!r}: choose one of {', '.join(known)}, or a part of one, such as optimiser/momentum")
         return name
@@ -171,8 +172,8 @@ class Levers:
             raise UserError(f"--evidence: name the experiments that show it, 1 to {EVIDENCE} of them")
         shown = [self._experiment(name) for name in dict.fromkeys(map(str, named))]
         for one in shown:
-            if not areas.within(area, one.family):
-                raise UserError(f"{one.id} is of {one.family} and shows nothing about {area}")
+            if not areas.within(area, one.places):
+                raise UserError(f"{one.id} is of {one.places} and shows nothing about {area}")
             if one.verdict is None:
                 raise UserError(f"{one.id} is {one.status}: only what has a verdict is evidence")
             if not one.tried:
@@ -182,7 +183,7 @@ class Levers:
         if area in state.direction.retired:
             raise UserError(f"{areas.told(state.direction.retired[area])}; `orgctl retire {area} --reopen` takes it up again")
         self._write("retired", area, {"evidence": [one.id for one in shown], "why": self._text(request, "why")}, request)
-        gave = [one.id for one in self.lab.state.experiments.values() if areas.within(area, one.family) and hit(one)]
+        gave = [one.id for one in self.lab.state.experiments.values() if areas.within(area, one.places) and hit(one)]
         return {"area": area, "evidence": [one.id for one in shown], "gave": gave}
 
     def _reopen(self, request: Request) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -454,6 +455,48 @@ def test_nominations_of_an_area_over_its_budget_are_refused_with_both_figures(on
     lever(one, "budget", area="schedule", gpu_hours=None)
     with pytest.raises(UserError, match="nothing changed"):
         one.orders.take(Request("1", "run", "r2", {"experiment": late}))
+
+
+def edited(one: Controller, agent: str, name: str, value: str) -> None:
+    """Another value of a declared knob in the agent's worktree, and nothing else."""
+    path = one.home.worktrees / agent / "toy" / "model.py"
+    text, count = re.subn(rf"^({name}(?:: \w+)? = )\S+", rf"\g<1>{value}", path.read_text(), flags=re.MULTILINE)
+    assert count == 1
+    path.write_text(text)
+
+
+def test_another_family_is_no_way_around_a_dead_end_nor_a_spent_budget(one: Controller) -> None:
+    shown = judged(one, "r1", "a short cooldown", "worse")
+    lever(one, "retire", area="schedule", evidence=[shown], why="the noise is not at the end")
+    lever(one, "budget", area="optimiser", gpu_hours=0)
+    assert one.lab.state.direction.budgets == {"optimizer": 0.0}, "either spelling means the task's own area"
+    name, steps = idea(one, "r2", "let go in the end", "other"), idea(one, "r3", "heavier steps", "architecture")
+    edited(one, "r2", "COOLDOWN", "0.77")
+    edited(one, "r3", "MOMENTUM", "0.33")
+    for agent, told, why in (("r2", name, "sets a knob of schedule: area schedule was retired by chief after"),
+                             ("r3", steps, "sets a knob of optimizer: area optimizer has spent 0 of its 0 GPU-hours")):  # fmt: skip
+        with pytest.raises(UserError, match=why):
+            one.orders.take(Request("1", "run", agent, {"experiment": told}))
+    assert not one.lab.state.experiments[name].attempts
+    one.orders.take(Request("1", "run", "r2", {"experiment": name, "again": "the steps are larger now"}))
+    tried = one.lab.state.experiments[name]
+    assert tried.attempt and tried.attempt.again == {"why": "the steps are larger now", "near": [shown]}
+    assert tried.places == "other+schedule" and areas.within("schedule", tried.places)
+    rows = {row.area: row for row in hints.table(one.lab.state, True, time.time(), one.task.areas())}
+    assert rows["schedule"].under_way == 1 == rows["other"].under_way and "optimiser" not in rows
+    with pytest.raises(UserError, match="retired"):
+        idea(one, "r1", "a cooldown of a third kind", "schedule")
+
+
+def test_a_line_that_moved_or_got_a_comment_turns_no_knob(one: Controller) -> None:
+    knobs, old = one.task.knobs, b"LR = 0.1\nWIDTH = 8\n\nstep = LR * 2\n"
+    for new, found in (
+        (b"WIDTH = 8  # units\nLR = 0.1\n\nstep = LR * 3\n", []),
+        (b"LR = 0.1\nWIDTH: int = 8\n", ["architecture"]),
+        (b"LR = 0.1\nWIDTH = 8\nLR *= 2\n", ["optimizer"]),
+        (b"", ["optimizer", "architecture"]),
+    ):
+        assert areas.turned(knobs, {"toy/model.py": old}, {"toy/model.py": new}) == found
 
 
 def test_reprioritise_moves_the_waiting_runs_among_those_of_one_purpose(one: Controller) -> None:
