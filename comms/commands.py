@@ -66,6 +66,20 @@ def _me(agent: str | None = None) -> str:
     return agent or me
 
 
+def _owner(box: Mail, agent: str | None = None) -> str:
+    """Whose inbox is meant. Raises MailError where there is none: to read it would make one, and mail to a mistyped name would go there.
+    """
+    name = _me(agent)
+    if name not in (known := _known(box)):
+        raise MailError(f"nobody here is called '{clean(name)[:40]}': choose one of {', '.join(known)}")
+    return name
+
+
+def _known(box: Mail) -> list[str]:
+    """Everybody who has an inbox."""
+    return [name for name in box.places() if name[0] != "#" and (box.root / "inbox" / name).is_dir()]
+
+
 def _open_to_me() -> Mail:
     """The mail, for somebody who wants to write. Raises MailError for an agent where agents work without messages."""
     box, sender = _mail(), _me()
@@ -93,8 +107,16 @@ def _line(message: Message) -> str:
 
 
 def _text(given: str) -> str:
-    """The words of a message: as given, or with `-` from standard input."""
-    return sys.stdin.read(LIMIT_BYTES + 1) if given == "-" else given
+    """The words of a message: as given, or with `-` from standard input. Raises MailError for what is no text."""
+    if given != "-":
+        return given
+    data = sys.stdin.buffer.read(LIMIT_BYTES + 1)
+    if len(data) > LIMIT_BYTES:
+        raise MailError(f"a message is larger than {LIMIT_BYTES} bytes: put the long part into a file")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise MailError(f"what was sent to standard input is no UTF-8 text (byte {error.start}): nothing was sent") from error
 
 
 def _place(box: Mail, reply_to: str | None, thread: str, about: str) -> tuple[str, str]:
@@ -136,8 +158,7 @@ def send(
 ) -> None:
     """Send a message to one agent; prints its id."""
     box = _open_to_me()
-    known = sorted(folder.name for folder in (box.root / "inbox").glob("*") if folder.is_dir())
-    if to not in known:
+    if to not in (known := _known(box)):
         raise MailError(f"nobody here is called {to[:40]!r}: write to one of {', '.join(known)}")
     thread, about = _place(box, reply_to, thread, about)
     print(box.send(_me(), to, _text(text), kind=kind, thread=thread, about=about).id)
@@ -146,7 +167,8 @@ def send(
 @mail.command()
 def inbox(agent: AsAgent = None, as_json: JsonFlag = False) -> None:
     """New messages, oldest first. They stay new until read."""
-    found = _mail().inbox(_me(agent))
+    box = _mail()
+    found = box.inbox(_owner(box, agent))
     if as_json:
         print(json.dumps([_dict(message) for message in found], indent=1))
         return
@@ -166,7 +188,8 @@ def read(
 ) -> None:
     """Read messages and mark them as read. What others wrote stands in lines that begin with `| `."""
     box = _mail()
-    found = [box.read(_me(agent), identity)] if identity else box.take(_me(agent))
+    owner = _owner(box, agent)
+    found = [box.read(owner, identity)] if identity else box.take(owner)
     _print(found, as_json, "no new messages")
 
 
@@ -176,7 +199,8 @@ def ack(
     agent: AsAgent = None,
 ) -> None:
     """Acknowledge a message: its sender sees that you took note of it (`orgctl mail sent`). Sends nothing."""
-    message = _mail().acknowledge(_me(agent), identity)
+    box = _mail()
+    message = box.acknowledge(_owner(box, agent), identity)
     print(f"acknowledged: {message.kind} from {message.sender}")
 
 

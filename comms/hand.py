@@ -17,12 +17,13 @@ import os
 import re
 import stat
 import time
+import unicodedata
 from dataclasses import dataclass
 
 from comms.message import HEADER_LIMIT, LIMIT_BYTES, MailError, Message, compose, flat, shown
 
 PERSON = "person"
-NAMED = re.compile(r"[\w][\w .,@+-]{0,200}\.(?:md|markdown|txt)", re.ASCII)
+NAMED = re.compile(r"\w[\w .,@+-]{0,200}\.(?:md|markdown|txt)")
 QUIET = 2.0
 """Seconds since its last change after which a file is finished: editors write in place, or twice."""
 KNOWN = {"from", "to", "kind", "thread", "about"}
@@ -46,7 +47,8 @@ def unfinished(facts: os.stat_result) -> bool:
 
 def read(data: bytes, name: str) -> Draft:
     """The draft in a file. Raises MailError for what is no text, and for a file that claims an id or another sender."""
-    if not NAMED.fullmatch(name):
+    letters = "".join(letter for letter in name if not unicodedata.category(letter).startswith("M"))  # marks: of "ü" on a Mac, say
+    if not NAMED.fullmatch(letters):
         raise MailError("its name is no plain one that ends in .md or .txt: send messages with `orgctl mail send`")
     if b"\0" in data:
         raise MailError("binary: it holds NUL bytes")

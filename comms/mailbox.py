@@ -190,6 +190,8 @@ class Mail:
 
         `reader`: only what this agent may see, which is its own mail, what it sent, and the channels.
         """
+        if not name.strip():
+            raise MailError("a conversation without a name is none: give the id of a message in it, or the name that its `thread` has")
         first = name if IDENTITY.fullmatch(name) else ""
         found: dict[str, Message] = {}
         if first and (root := self._seen(first, reader)) and root.thread:

@@ -50,6 +50,18 @@ def test_front_matter_by_hand_may_say_what_it_is_about(mail: Mail) -> None:
     assert mail.channel("all", after=first.id) == found[1:]
 
 
+@pytest.mark.parametrize("name", ["ünïcode.md", "u\u0308nicode.md", "बिचार.md", "想法.txt"])
+def test_its_name_may_be_in_any_script(mail: Mail, name: str) -> None:
+    put(mail.root / "inbox/r1/new" / name, "Try a longer warm-up.")
+    assert [one.body for one in mail.take("r1")] == ["Try a longer warm-up."] and not list((mail.root / "inbox/r1/bad").iterdir())
+
+
+@pytest.mark.parametrize("name", ["\u202egniht.md", "..\u2215up.md", "a\u2028b.md", "a\nb.md", "ünï/../up.md"])
+def test_no_name_is_a_trick(name: str) -> None:
+    with pytest.raises(MailError, match="its name is no plain one"):
+        hand.read(b"Hello", name)
+
+
 def test_what_is_still_being_written_waits(mail: Mail) -> None:
     path = put(mail.root / "inbox/r1/new/idea.md", "half a sent", age=0)
     assert mail.take("r1") == [] and path.exists()
