@@ -1,5 +1,5 @@
-"""Copies of the science that `git clean -fdx` does not reach: ledger and mail under `.git/orgctl/` (of programs but main below that), and
-the head of the hash chain.
+"""Copies of the science that `git clean -fdx` does not reach: ledger, mail and the pinned task under `.git/orgctl/` (of programs but main
+below that), and the head of the hash chain.
 
 Called by the controller every hour and at `down`. The copied head lets `ledger verify` notice a ledger that was rewritten whole.
 """
@@ -11,7 +11,7 @@ import shutil
 import sqlite3
 from pathlib import Path
 
-from lab.files import write_json
+from lab.files import write_atomic, write_json
 from lab.home import MAIN, Home
 from lab.ledger import Ledger
 
@@ -38,5 +38,8 @@ def back_up(home: Home, ledger: Ledger) -> None:
         shutil.copytree(
             home.comms, place / "comms", symlinks=True, dirs_exist_ok=True, ignore=shutil.ignore_patterns("tmp", "bad")
         )
+    for pinned in (home.task, home.next_task):
+        if pinned.is_file() and not (place / pinned.name).exists():  # once: what was changed since is no better copy
+            write_atomic(place / pinned.name, pinned.read_bytes())
     number, digest = ledger.head()
     write_json(place / "head.json", {"fact": number, "hash": digest})
