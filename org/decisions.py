@@ -49,7 +49,7 @@ def decisions(state: State, task: Task, rules: Rules, place: Sequence[Area], now
     for one in areas.ideas(state)[:SHOWN]:
         lines.append(
             f'- answer {one.id}, the idea of a person ({span(now - one.proposed)} old): "{md(one.hypothesis, 160)}".'
-            f" `orgctl assign AGENT --idea {one.id}` or `orgctl idea {one.id} --answer \"...\"`"
+            f' `orgctl assign AGENT --idea {one.id} --why "..."` or `orgctl idea {one.id} --answer "..."`'
         )
     lines += [line for spot in place if (line := _place(state, spot))]
     free = [name for name in rules.researchers if areas.assigned(state, name, now) is None]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import time
 from typing import Annotated, Any
 
@@ -18,6 +19,7 @@ from lab.answer import as_data
 from lab.areas import PERSON
 from lab.errors import UserError
 from lab.ledger_commands import JsonFlag, opened
+from lab.state import State
 from lab.text import clean, figure, printable
 from org import hints, meeting
 from org.role import HUMAN
@@ -56,6 +58,8 @@ def assign(
 ) -> None:
     """Say what an agent works on from now on; the newest assignment counts. A chief or a person may."""
     if end:
+        if area or hypothesis or idea or gpu_hours is not None or for_:
+            raise UserError("--end ends the whole assignment: leave out all but --why; another assignment takes its place by itself")
         answer = ask("dismiss", {"agent": agent, "why": why})
         tell(answer, as_json, f"{agent} has no assignment any more")
         return
@@ -119,7 +123,7 @@ def budget(
 
 @app.command()
 def idea(
-    text: Annotated[str | None, typer.Argument(help="Your idea in a sentence; with --answer its id. Default: list what waits.")] = None,
+    text: Annotated[str | None, typer.Argument(help="Your idea in a sentence; or the id of one that waits. Default: list those.")] = None,
     mechanism: Annotated[str, typer.Option(help="Why it should work.")] = similar.UNSAID,
     family: Annotated[str, typer.Option(help="The area that it belongs to.")] = "other",
     answer: Annotated[str | None, typer.Option(help="Answer the idea; for a chief or a person. It is then closed.")] = None,
@@ -142,6 +146,9 @@ def idea(
             if not waiting:
                 print("no idea of a person waits")
         return
+    if re.fullmatch(r"[Ee]\d+", text.strip()):
+        _shown(view.state, text.strip().upper(), as_json)
+        return
     if os.environ.get("ORGCTL_AGENT") and os.environ.get("ORGCTL_ROLE") != HUMAN:
         raise UserError("`orgctl idea` is for people: an agent registers its own with `orgctl exp propose`")
     near = similar.proposals(view.state, {"hypothesis": text, "mechanism": mechanism}, {})[: similar.SHOWN]
@@ -152,6 +159,17 @@ def idea(
     who = f"{', '.join(map(str, chiefs))} assigns or answers it" if chiefs else "nobody decides here but people: `orgctl assign`"
     if not as_data(as_json, {"experiment": name, "similar": similar.shown(view.state, near)}):
         print(printable("\n".join([*lines, f"{name} is registered; {who}"])))
+
+
+def _shown(state: State, name: str, as_json: bool) -> None:
+    """An idea that waits, named without an answer. Raises UserError for what is none."""
+    one = next((one for one in places.ideas(state) if one.id == name), None)
+    if one is None:
+        known = f"`orgctl exp show {name}` says what it is" if name in state.experiments else "`orgctl exp list` shows what is there"
+        raise UserError(f"{name} is no idea of a person that waits for an answer: {known}; an idea of yours is a sentence")
+    if not as_data(as_json, {"id": one.id, "family": one.family, "idea": one.hypothesis, "time": one.proposed}):
+        print(f"{one.id} waits ({clean(one.family, 60)}): {clean(one.hypothesis, 1000)}")
+        print(f'give it to somebody: orgctl assign AGENT --idea {name} --why "..."    answer it: orgctl idea {name} --answer "..."')
 
 
 @app.command()

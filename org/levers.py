@@ -33,6 +33,7 @@ WORDS = {
     "answer": "answer an idea", "standup": "call a standup",
 }  # fmt: skip
 LONGEST_HOURS = 1e6
+LONGEST_SECONDS = 366 * 86_400
 EVIDENCE = 50
 
 
@@ -118,8 +119,9 @@ class Levers:
             raise UserError("an assignment needs an --area, a --hypothesis or an --idea")
         self._fits(agent, places, idea)
         hours, seconds = self._hours(body.get("gpu_hours"), "--gpu-hours", 0.0001), body.get("seconds")
-        if seconds is not None and (isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < 1e9):
-            raise UserError("--for: write a time such as 90s, 10m or 2h")
+        number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+        if seconds is not None and not (number and 0 < seconds <= LONGEST_SECONDS):
+            raise UserError(f"--for: write a time such as 90s, 10m or 2h, up to {LONGEST_SECONDS // 3600}h")
         given = {
             "agent": agent, "areas": places, "hypothesis": hypothesis, "idea": idea, "gpu_hours": hours,
             "deadline": now + seconds if seconds else None, "why": self._text(request, "why"),

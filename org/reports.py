@@ -47,7 +47,8 @@ class Report:
 
     @property
     def empty(self) -> bool:
-        return not any(getattr(self, name).strip() for name in SECTIONS)
+        """Is there no word in it? A dash says nothing."""
+        return not any(re.search(r"[^\W_]", getattr(self, name)) for name in SECTIONS)
 
 
 def folder(home: Home, number: int) -> Path:
@@ -102,16 +103,22 @@ def submit(home: Home, state: State, agent: str, text: str, limit: int) -> str:
     except ValueError as error:
         said = "say, in your own name, what is done (with experiment ids), learned, next, and what blocks you"
         raise UserError(f"the report {error}: {said}") from error
-    write_atomic(folder(home, meeting.number) / f"{agent}.md", text, home.org)
+    whole = text.encode("utf-8", "replace")  # half a surrogate pair, as of a byte on the command line that is no UTF-8, is none either
+    write_atomic(folder(home, meeting.number) / f"{agent}.md", whole, home.org)
     return meeting.id
 
 
 def read(path: Path) -> str | None:
     """The text of a report's file; None when there is none. Raises ValueError with the reason why it is no text."""
     data = read_plain(path, LIMIT_BYTES)
-    if data is not None and b"\0" in data:
+    return None if data is None else as_text(data)
+
+
+def as_text(data: bytes) -> str:
+    """A report's bytes as text. Raises ValueError for a binary."""
+    if b"\0" in data:
         raise ValueError("is no text")
-    return None if data is None else data.decode("utf-8", "replace")
+    return data.decode("utf-8", "replace")
 
 
 def accept(text: str, agent: str, limit: int) -> Report:

@@ -59,7 +59,7 @@ def report(
         raise UserError("file: a tool takes no files: say it in done, learned, next and blocked")
     if file is not None:
         try:
-            text = sys.stdin.read(reports.LIMIT_BYTES) if str(file) == "-" else reports.read(file)
+            text = reports.as_text(sys.stdin.buffer.read(reports.LIMIT_BYTES)) if str(file) == "-" else reports.read(file)
         except ValueError as error:
             raise UserError(f"--file {file}: {error}") from error
         if text is None:

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+import orgctl
 from comms.mailbox import Mail
 from lab import areas, client
 from lab.errors import UserError
@@ -222,11 +224,60 @@ def test_the_command_refuses_a_novel_an_empty_report_and_who_was_not_asked(one: 
     for agent, text, why in (
         ("r1", "x" * 2001, "2,001 characters"),
         ("r1", "\n# Done\n", "says nothing"),
+        ("r1", "## Done\n\n-\n\n## Next\n\n- ...", "says nothing"),
         ("r1", "---\nfrom: r2\n---\nDone: x", "is signed by r2: say, in your own name"),
         ("chief", "Done: x", "was not asked"),
     ):
         with pytest.raises(UserError, match=why):
             reports.submit(one.home, one.lab.state, agent, text, 2000)
+
+
+def test_a_report_of_no_word_leaves_its_agent_missing(one: Controller) -> None:
+    meet(one)
+    (one.home.org / "standups" / "1" / "r1.md").write_text("Done: -\n")
+    page = over(one)
+    assert "**missing: r1, r2, r3**" in page and "r1.md says nothing" in page
+
+
+def test_bytes_that_are_no_utf_8_end_in_no_traceback(one: Controller) -> None:
+    meet(one)
+    env = {"ORGCTL_HOME": str(one.home.root), "ORGCTL_AGENT": "r1"}
+
+    def said(*words: str, given: bytes = b"") -> str:
+        done = CliRunner().invoke(orgctl.app, ["standup", "report", *words], env=env, input=given)
+        assert done.exception is None or isinstance(done.exception, UserError), done.exception
+        return str(done.exception or done.output)
+
+    assert "has r1's report" in said("--done", "x\udcffy")
+    assert "- x?y" in (one.home.org / "standups" / "1" / "r1.md").read_text()
+    assert "--file -: is no text" in said("--file", "-", given=b"Done: \xff\x00\xfe")
+    assert "has r1's report" in said("--file", "-", given=b"Done: caf\xe9 is closed")
+    assert "r1" in over(one)
+
+
+def test_an_idea_that_is_named_is_shown_and_not_taken_for_a_new_one(one: Controller) -> None:
+    asked, mine = idea(one, "person", "tie the layers"), idea(one, "r1", "a longer cooldown at the end")
+    env = {"ORGCTL_HOME": str(one.home.root), "ORGCTL_AGENT": None}
+
+    def said(*words: str) -> str:
+        done = CliRunner().invoke(orgctl.app, ["idea", *words], env=env)
+        return str(done.exception or done.output)
+
+    told = said(asked)
+    assert told.startswith(f"{asked} waits (schedule): tie the layers") and f'orgctl assign AGENT --idea {asked} --why "..."' in told
+    assert json.loads(said(asked, "--json"))["idea"] == "tie the layers"
+    assert f"{mine} is no idea of a person that waits" in said(mine) and "E0099 is no idea" in said("e0099")
+    one.lab.refresh()
+    assert list(one.lab.state.experiments) == [asked, mine]
+    meet(one)
+    assert f'`orgctl assign AGENT --idea {asked} --why "..."`' in over(one), "as the command wants it"
+
+
+def test_an_assignment_for_too_long_names_the_limit_and_its_end_takes_nothing_else(one: Controller) -> None:
+    with pytest.raises(UserError, match=r"--for: .* up to 8784h"):
+        lever(one, "assign", agent="r1", areas=["data"], why="w", seconds=999_999 * 3600)
+    done = CliRunner().invoke(orgctl.app, ["assign", "r1", "--end", "--area", "data"], env={"ORGCTL_HOME": str(one.home.root)})
+    assert isinstance(done.exception, UserError) and "--end ends the whole assignment" in str(done.exception)
 
 
 def test_a_report_that_cannot_be_checked_is_set_aside(one: Controller, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -490,13 +541,13 @@ def test_another_family_is_no_way_around_a_dead_end_nor_a_spent_budget(one: Cont
 
 def test_a_line_that_moved_or_got_a_comment_turns_no_knob(one: Controller) -> None:
     knobs, old = one.task.knobs, b"LR = 0.1\nWIDTH = 8\n\nstep = LR * 2\n"
-    for new, found in (
+    for new, areas_of in (
         (b"WIDTH = 8  # units\nLR = 0.1\n\nstep = LR * 3\n", []),
         (b"LR = 0.1\nWIDTH: int = 8\n", ["architecture"]),
         (b"LR = 0.1\nWIDTH = 8\nLR *= 2\n", ["optimizer"]),
         (b"", ["optimizer", "architecture"]),
     ):
-        assert areas.turned(knobs, {"toy/model.py": old}, {"toy/model.py": new}) == found
+        assert areas.turned(knobs, {"toy/model.py": old}, {"toy/model.py": new}) == areas_of
 
 
 def test_reprioritise_moves_the_waiting_runs_among_those_of_one_purpose(one: Controller) -> None:
