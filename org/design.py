@@ -11,12 +11,12 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, JsonValue, field_validator, model_validator
+from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
 
 from lab.errors import UserError
 from lab.files import write_atomic
@@ -24,7 +24,7 @@ from lab.home import Home
 from org import reviewers, role
 from org.agents import base
 from org.process import Process
-from org.written import Model, at, validated
+from org.written import Model, at, complaints, mapping, validated
 
 DESIGNS = Path(__file__).resolve().parent / "designs"
 EXAMPLE = DESIGNS / "chief.yaml"
@@ -241,47 +241,96 @@ def load(
     code: dict[str, str] = {}
     if backend is not None and (problem := _backend_problem(backend)):
         raise UserError(f"--backend: {problem}")
-    for number, group in enumerate(written.agents):
-        if group.role not in known:
-            where, choice = at(path, "agents", number, "role"), ", ".join(sorted(known))
-            raise UserError(f"{where}: unknown role {group.role!r}: choose one of {choice}")
-        human = group.role == role.HUMAN
-        if (human or backend is None) and (problem := _backend_problem(group.backend)):
-            raise UserError(f"{at(path, 'agents', number, 'backend')}: {problem}")
-        if human and group.backend != "shell":
-            raise UserError(f"{at(path, 'agents', number, 'backend')}: a human sits at a shell: write backend: shell")
+    groups = dict(enumerate(written.agents))
+    for problem in objections(path, groups, {"promotion": written.promotion, "confirmation": written.confirmation}, slots, backend, known):
+        raise UserError(problem)
+    for group in written.agents:
         code.update(role.load(group.role, known[group.role]).hashes())
-    agents = _seated(written, path, slots, backend, say)
     design = Design(
-        agents=agents, code=dict(sorted(code.items())),
+        agents=_seated(written, path, slots, backend, say), code=dict(sorted(code.items())),
         **written.model_dump(include={"name", "about", "promotion", "confirmation"}), process=written.process,
     )
-    for field in ("promotion", "confirmation"):
-        if problem := reviewers.lacking(getattr(design, field), agents):
-            raise UserError(f"{at(path, field)}: `{getattr(design, field)}`, but {problem}")
     if design.process.caution:
         say(f"warning: {path}: {design.process.caution}")
     return design
+
+
+def wrong(name_or_path: str, slots: int, roles: dict[str, Path] | None = None) -> list[str]:
+    """Everything that is wrong with a design, a line each; empty when it can be used on so many slots. Of entries that are not well-formed
+    only the roles are looked at, and then nobody is counted."""
+    known, lines = roles if roles is not None else role.find(), []
+    try:
+        path = _find(name_or_path)
+        written = mapping(path, EXAMPLE)
+        try:
+            DesignFile.model_validate(written)
+        except ValidationError as error:
+            lines = complaints(path, error)
+        entries = written.get("agents")
+        if isinstance(entries, list):
+            groups = {number: group for number, one in enumerate(entries) if (group := _as_far(one)) is not None}
+            rules = {field: str(written.get(field, "auto")) for field in ("promotion", "confirmation")}
+            lines += objections(path, groups, rules, slots, None, known, whole=not lines)
+        if not lines:
+            load(name_or_path, slots, roles=known)
+    except UserError as error:
+        return [str(error)]
+    return list(dict.fromkeys(lines))
+
+
+def _as_far(written: object) -> Group | None:
+    """An entry of `agents` as far as it is one: the whole, or of another its role; None where it names none."""
+    try:
+        return Group.model_validate(written)
+    except ValidationError:
+        named = written.get("role") if isinstance(written, dict) else None
+        return Group.model_construct(role=named, backend="shell") if isinstance(named, str) else None
+
+
+def objections(
+    path: Path, groups: Mapping[int, Group], rules: Mapping[str, str], slots: int, backend: str | None, known: Collection[str],
+    whole: bool = True,
+) -> Iterator[str]:  # fmt: skip
+    """What is wrong with a design whose fields are well-formed, a line each with file, line and field. `groups`: entries of `agents` by
+    number; `rules`: promotion and confirmation; not `whole`: entries are missing, so nobody is counted."""
+    for number, group in groups.items():
+        if group.role not in known:
+            yield f"{at(path, 'agents', number, 'role')}: unknown role {group.role!r}: choose one of {', '.join(sorted(known))}"
+        human = group.role == role.HUMAN
+        if (human or backend is None) and (problem := _backend_problem(group.backend)):
+            yield f"{at(path, 'agents', number, 'backend')}: {problem}"
+        elif human and group.backend != "shell":
+            yield f"{at(path, 'agents', number, 'backend')}: a human sits at a shell: write backend: shell"
+    fixed = sum(group.count for group in groups.values() if group.slot and isinstance(group.count, int))
+    rest = [number for number, group in groups.items() if group.count == "slots"]
+    if len(rest) > 1:
+        yield f"{at(path, 'agents', rest[1], 'count')}: only one entry may say `count: slots`"
+    elif whole and fixed + len(rest) > slots:
+        wanted = f"{fixed + len(rest)} agents want a slot of their own and there are {slots}"
+        yield f"{at(path, 'agents')}: {wanted}: lower `count`, or write `count: slots`"
+    counts = {number: group.count if isinstance(group.count, int) else max(0, slots - fixed) for number, group in groups.items()}
+    chiefs = [number for number, group in groups.items() for _ in range(counts[number]) if group.role == role.CHIEF]
+    if len(chiefs) > 1:
+        yield f"{at(path, 'agents', chiefs[1], 'role')}: two chiefs: only one agent may have the role {role.CHIEF}"
+    members = [
+        Agent(name="", role=group.role, backend="", slot=0 if group.slot else None)
+        for number, group in groups.items() for _ in range(counts[number])
+    ]  # fmt: skip
+    for field, rule in rules.items():
+        if (whole or rule != "partner") and (problem := reviewers.lacking(rule, members)):
+            yield f"{at(path, field)}: `{rule}`, but {problem}"
 
 
 def _seated(written: DesignFile, path: Path, slots: int, backend: str | None, say: Callable[[str], None]) -> list[Agent]:
     """Agents with names and home slots, the chief first."""
     automatic: dict[str, list[str]] = {}
     fixed = sum(group.count for group in written.agents if group.slot and isinstance(group.count, int))
-    open_groups = sum(group.count == "slots" for group in written.agents)
-    if open_groups > 1:
-        raise UserError(f"{path}: agents: only one entry may say `count: slots`")
-    if fixed + open_groups > slots:
-        raise UserError(
-            f"{path}: agents: {fixed + open_groups} agents want a slot of their own and there are {slots}: "
-            "lower `count`, or write `count: slots`"
-        )
     agents: list[Agent] = []
     taken: dict[str, int] = {}
     for number, group in enumerate(written.agents):
         count = group.count if isinstance(group.count, int) else slots - fixed
         if group.names is not None and len(group.names) != count:
-            raise UserError(f"{path}: agents.{number}.names: {len(group.names)} names for {count} agents")
+            raise UserError(f"{at(path, 'agents', number, 'names')}: {len(group.names)} names for {count} agents")
         for index in range(count):
             name = group.names[index] if group.names is not None else _given_name(group.role, taken)
             home_slot = sum(agent.slot is not None for agent in agents) if group.slot else None
@@ -296,9 +345,7 @@ def _seated(written: DesignFile, path: Path, slots: int, backend: str | None, sa
     names = [agent.name for agent in agents]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
-        raise UserError(f"{path}: agents: two agents are called {twice!r}: names must differ")
-    if sum(agent.role == role.CHIEF for agent in agents) > 1:
-        raise UserError(f"{path}: agents: two chiefs: only one agent may have the role {role.CHIEF}")
+        raise UserError(f"{at(path, 'agents')}: two agents are called {twice!r}: names must differ")
     for words, whose in automatic.items():
         say(f"backend auto for {', '.join(whose)}: {words}")
     return sorted(agents, key=lambda agent: agent.role != role.CHIEF)

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from lab.answer import as_data
@@ -23,7 +23,6 @@ from lab.files import write_atomic
 from lab.text import clean, printable
 from org import design as designs
 from org import role
-from org.written import complaints
 
 design = typer.Typer(
     help="Org designs: who works in an organisation and by which rules. Shipped ones by name, your own by file.",
@@ -70,7 +69,7 @@ def check(
     """
     roles, found = _roles(role), {}
     for file in files:
-        found[file] = problems(file, slots, roles)
+        found[file] = designs.wrong(file, slots, roles)
     if not as_data(as_json, found):
         for file, lines in found.items():
             if not lines:
@@ -132,17 +131,6 @@ def schema() -> dict[str, Any]:
     """JSON Schema (draft 2020-12) of what people write."""
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "An org design of orgctl"}
     return {**designs.DesignFile.model_json_schema(), **head}
-
-
-def problems(file: str, slots: int, roles: dict[str, Path] | None = None) -> list[str]:
-    """Everything that is wrong with a design, a line each; empty when it can be used on so many slots."""
-    try:
-        designs.load(file, slots, roles=roles)
-    except UserError as error:
-        if isinstance(error.__cause__, ValidationError):
-            return complaints(Path(file).expanduser(), error.__cause__)
-        return [str(error)]
-    return []
 
 
 def described(found: designs.Design, slots: int) -> list[str]:

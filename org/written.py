@@ -39,6 +39,14 @@ M = TypeVar("M", bound=BaseModel)
 def validated(model: type[M], path: Path, example: Path) -> M:
     """The file as that model; `example`: one that is well-formed. Raises UserError with file, line and field."""
     try:
+        return model.model_validate(mapping(path, example))
+    except ValidationError as error:
+        raise UserError(complaints(path, error)[0]) from error
+
+
+def mapping(path: Path, example: Path) -> dict[str, Any]:
+    """What a YAML file says, field by field. Raises UserError where it is no such file."""
+    try:
         value = yaml.load(path.read_text(encoding="utf-8"), PlainLoader)
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
@@ -54,10 +62,7 @@ def validated(model: type[M], path: Path, example: Path) -> M:
         raise UserError(f"{path}: {TOO_LARGE}")
     if not isinstance(value, dict):
         raise UserError(f"{path}: must be a mapping of fields, as in {example}")
-    try:
-        return model.model_validate(value)
-    except ValidationError as error:
-        raise UserError(complaints(path, error)[0]) from error
+    return value
 
 
 def _modest(value: object) -> bool:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 import orgctl
 from lab.errors import UserError
 from org import design
-from org.design_commands import SCHEMA, compared, problems, schema, template
+from org.design_commands import SCHEMA, compared, schema, template
 from org.process import Process, Restart
 
 WRONG = "name: X\nabout: 1\ncolour: red\nagents:\n  - {role: researcher, count: many}\n  - {role: nobody}\n"
@@ -68,11 +68,25 @@ def test_check_names_everything_that_is_wrong_one_line_each(tmp_path: Path) -> N
     wrong.write_text(WRONG)
     lines = run("check", str(wrong), code=2).splitlines()
     assert [line.removeprefix(f"{wrong}: ").split(": ")[:2] for line in lines] == [
-        ["line 1", "name"], ["line 2", "about"], ["line 5", "agents.0.count"], ["line 3", "colour"],
+        ["line 1", "name"], ["line 2", "about"], ["line 5", "agents.0.count"], ["line 3", "colour"], ["line 6", "agents.1.role"],
     ]  # fmt: skip
     wrong.write_text("name: x\nabout: y\nagents:\n  - {role: nobody}\n")
     (line,) = run("check", str(wrong), code=2).splitlines()
     assert "line 4: agents.0.role: unknown role 'nobody'" in line
+
+
+def test_check_counts_chiefs_slots_and_skeptics_in_the_same_go(tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.yaml"
+    chiefs = "  - {role: chief-scientist, slot: false}\n  - {role: chief-scientist, slot: false, backend: shell}\n"
+    wrong.write_text(f"name: x\nabout: y\npromotion: skeptic\nagents:\n  - {{role: reseacher, count: 9}}\n{chiefs}")
+    said = [line.removeprefix(f"{wrong}: ") for line in run("check", str(wrong), code=2).splitlines()]
+    assert [" ".join(line.split()[:6]) for line in said] == [
+        "line 5: agents.0.role: unknown role 'reseacher':", "line 4: agents: 9 agents want", "line 7: agents.2.role: two chiefs: only",
+        "line 3: promotion: `skeptic`, but no",
+    ]  # fmt: skip
+    wrong.write_text(wrong.read_text().replace("about: y", "about: [y]").replace("count: 9", "count: many"))
+    said = [line.removeprefix(f"{wrong}: ") for line in run("check", str(wrong), code=2).splitlines()]
+    assert [line.split(": ")[1] for line in said] == ["about", "agents.0.count", "agents.0.role", "agents.2.role", "promotion"]
 
 
 def test_check_of_several_says_which_are_valid_and_on_how_many_slots(tmp_path: Path) -> None:
@@ -108,7 +122,7 @@ def test_diff_shows_fields_and_the_texts_of_roles_and_skills(tmp_path: Path) -> 
 def test_new_writes_a_design_that_is_what_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, like: str) -> None:
     monkeypatch.chdir(tmp_path)
     assert "orgctl design check mine.yaml" in run("new", "mine", "--like", like)
-    assert problems("mine.yaml", 3) == []
+    assert design.wrong("mine.yaml", 3) == []
     fields, texts = compared((like, None), ("mine.yaml", None), 3)
     assert set(fields) == {"name", "about"} and texts == {}
     text = Path("mine.yaml").read_text()
