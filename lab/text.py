@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import textwrap
 import unicodedata
 
 ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_].*?(?:\x07|\x1b\\|$)|.)", re.DOTALL)
@@ -23,6 +24,19 @@ def printable(text: object) -> str:
     """The same for text of many lines, uncut: line ends and tabs stay."""
     kept = ESCAPE.sub("", str(text).replace("\r\n", "\n"))
     return "".join(" " if char not in "\n\t" and unicodedata.category(char) in UNSEEN else char for char in kept)
+
+
+def wrapped(text: str, width: int, hang: int | None = None) -> str:
+    """The text with its longer lines broken at words, but never within `code`, which is there to be copied. What goes on is indented by
+    `hang` columns, or else as the line is, under the words of a point of a list."""
+    lines = []
+    for line in text.splitlines():
+        indent = line[: len(line) - len(line.lstrip(" "))] + ("  " if line.lstrip(" ").startswith("- ") else "")
+        whole = re.sub(r"`[^`]*`", lambda code: code[0].replace(" ", "\0"), line)
+        after = indent if hang is None else " " * hang
+        broken = textwrap.wrap(whole, width, subsequent_indent=after, break_long_words=False, break_on_hyphens=False)
+        lines += [part.replace("\0", " ") for part in broken] if len(line) > width else [line]
+    return "\n".join(lines)
 
 
 def figure(value: object, signed: bool = False) -> str:

@@ -23,6 +23,7 @@ from lab.files import write_atomic
 from lab.text import clean, printable
 from org import design as designs
 from org import role
+from org.screen import say
 
 design = typer.Typer(
     help="Org designs: who works in an organisation and by which rules. Shipped ones by name, your own by file.",
@@ -46,7 +47,7 @@ def list_(as_json: JsonFlag = False) -> None:
     found = [{"name": name, "about": designs.read_file(name).about} for name in designs.shipped()]
     if not as_data(as_json, found):
         for one in found:
-            print(f"{one['name']:14} {one['about']}")
+            say(f"{one['name']:14} {one['about']}", hang=15)
 
 
 @design.command()
@@ -55,7 +56,7 @@ def show(which: Which, slots: Slots = 2, backend: Backend = None, role: RoleFile
     found = designs.load(which, slots, backend, _roles(role))
     answer = {**found.model_dump(mode="json"), "reviewers": found.reviewers(), "hash": found.hash(), "slots": slots}
     if not as_data(as_json, answer):
-        print(printable("\n".join(described(found, slots))))
+        say("\n".join(described(found, slots)))
 
 
 @design.command()
@@ -76,7 +77,7 @@ def check(
                 valid = designs.load(file, slots, roles=roles)
                 lines = [f"{file}: a valid design on {slots} slots ({valid.hash()[:12]})"]
                 lines += [f"warning: {file}: {valid.process.caution}"] if valid.process.caution else []
-            print(printable("\n".join(lines)))
+            say("\n".join(lines))
     if any(found.values()):
         raise typer.Exit(2)
 
@@ -94,8 +95,9 @@ def diff(
     fields, texts = compared((a, _roles(role_a)), (b, _roles(role_b)), slots)
     if not as_data(as_json, {"fields": fields, "texts": texts}):
         lines = [f"{path}: {_said(was)} -> {_said(now)}" for path, (was, now) in fields.items()]
-        lines += [line for text in texts.values() for line in ["", *text.splitlines()]]
-        print(printable("\n".join(lines) if lines else f"{a} and {b} do not differ on {slots} slots"))
+        say("\n".join(lines) if lines or texts else f"{a} and {b} do not differ on {slots} slots")
+        for text in texts.values():
+            print(printable(f"\n{text.rstrip()}"))
 
 
 @design.command()

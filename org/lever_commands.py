@@ -20,9 +20,10 @@ from lab.areas import PERSON
 from lab.errors import UserError
 from lab.ledger_commands import JsonFlag, opened
 from lab.state import State
-from lab.text import clean, figure, printable
+from lab.text import clean, figure
 from org import hints, meeting
 from org.role import HUMAN
+from org.screen import say
 from tasks.spec import Task
 
 app = typer.Typer(add_completion=False)
@@ -41,7 +42,7 @@ def ask(kind: str, body: dict[str, Any]) -> dict[str, Any]:
 def tell(answer: dict[str, Any], as_json: bool, text: str) -> None:
     """Print what came of a request."""
     if not as_data(as_json, answer):
-        print("no controller answered; the request waits until the next `orgctl up`" if "waiting" in answer else printable(text))
+        say("no controller answered; the request waits until the next `orgctl up`" if "waiting" in answer else text)
 
 
 @app.command()
@@ -142,7 +143,7 @@ def idea(
         rows = [{"id": one.id, "family": one.family, "idea": one.hypothesis, "time": one.proposed} for one in waiting]
         if not as_data(as_json, rows):
             for one in waiting:
-                print(f"{one.id}  {clean(one.family, 30)}  {clean(one.hypothesis, 120)}")
+                say(f"{one.id}  {clean(one.family, 30)}  {clean(one.hypothesis, 120)}", hang=7)
             if not waiting:
                 print("no idea of a person waits")
         return
@@ -158,7 +159,7 @@ def idea(
     chiefs = view.state.session.get("chiefs") or []
     who = f"{', '.join(map(str, chiefs))} assigns or answers it" if chiefs else "nobody decides here but people: `orgctl assign`"
     if not as_data(as_json, {"experiment": name, "similar": similar.shown(view.state, near)}):
-        print(printable("\n".join([*lines, f"{name} is registered; {who}"])))
+        say("\n".join([*lines, f"{name} is registered; {who}"]))
 
 
 def _shown(state: State, name: str, as_json: bool) -> None:
@@ -168,8 +169,8 @@ def _shown(state: State, name: str, as_json: bool) -> None:
         known = f"`orgctl exp show {name}` says what it is" if name in state.experiments else "`orgctl exp list` shows what is there"
         raise UserError(f"{name} is no idea of a person that waits for an answer: {known}; an idea of yours is a sentence")
     if not as_data(as_json, {"id": one.id, "family": one.family, "idea": one.hypothesis, "time": one.proposed}):
-        print(f"{one.id} waits ({clean(one.family, 60)}): {clean(one.hypothesis, 1000)}")
-        print(f'give it to somebody: orgctl assign AGENT --idea {name} --why "..."    answer it: orgctl idea {name} --answer "..."')
+        say(f"{one.id} waits ({clean(one.family, 60)}): {clean(one.hypothesis, 1000)}")
+        say(f'give it to somebody: orgctl assign AGENT --idea {name} --why "..."    answer it: orgctl idea {name} --answer "..."')
 
 
 @app.command()
@@ -190,11 +191,12 @@ def areas(as_json: JsonFlag = False) -> None:
         hours = f"{one.gpu_hours:.3g}" + (f" of {one.budget:g}" if one.budget is not None else "")
         shown.add_row(clean(one.area, 60), hints.rate_text(one), best, hours, str(one.under_way or ""), ", ".join(one.agents))
     console = Console()
-    console.width = max(console.width, 120)
+    if not console.is_terminal:
+        console.width = max(console.width, 120)  # a file has no edge to wrap at
     console.print(shown)
     for one in found:
         if one.retired:
-            print(printable(one.retired))
+            say(one.retired, hang=2)
 
 
 def _finite(value: Any) -> Any:

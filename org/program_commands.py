@@ -13,6 +13,7 @@ from lab.state import View
 from lab.text import clean
 from org import daemon
 from org import design as designs
+from org.screen import say
 from tasks.spec import Task
 
 app = typer.Typer(add_completion=False)
@@ -28,7 +29,7 @@ def programs(as_json: Annotated[bool, typer.Option("--json", help="Print JSON fo
         up = "up" if one["up"] else "not running"
         standing = f"{one['experiments']} experiments, {one['promoted']} promoted, trunk {one['trunk'][:8]}"
         work = f"design {clean(one['design'], 24)}, scale {clean(one['scale'], 24)}, slots {one['slots']}"
-        print(f"{one['program']:16} {up:11}  {work}: {standing}")
+        say(f"{one['program']:16} {up:11}  {work}: {standing}", hang=30)
 
 
 def listed(home: Home) -> list[dict[str, Any]]:

@@ -16,10 +16,11 @@ from lab.direction import Standup
 from lab.errors import UserError
 from lab.home import Home
 from lab.ledger_commands import JsonFlag, opened
-from lab.text import clean, printable
+from lab.text import clean
 from org import design as designs
 from org import reports
 from org.lever_commands import ask, tell
+from org.screen import say
 
 app = typer.Typer(add_completion=False)
 standup = typer.Typer(
@@ -95,7 +96,7 @@ def show(
         for name, why in aside.items():
             print(f"{name} is no report: it {clean(why)}")
         return
-    print(printable(text))
+    say(text)
 
 
 def _so_far(home: Home, one: Standup) -> tuple[list[str], dict[str, str]]:
