@@ -83,6 +83,8 @@ class Controller:
     leaving: bool = False
     keep_runs: bool = False
     duties: list[Duty] = field(default_factory=list)
+    until: float | None = None
+    """When to stop by itself, in seconds since the epoch."""
     told: int | None = None
     """The last fact that letters were written about; None until that is known."""
 
@@ -238,6 +240,13 @@ class Controller:
             word = {"pid": me.pid, "started": me.started, "heartbeat": time.time(), "trouble": trouble}
             write_json(self.home.controller, word, self.home.org)
 
+    def _over(self) -> bool:
+        """Is the time of `--for` over? It is remembered: a file that is taken away later does not make it endless."""
+        moment = (read_json(self.home.until) or {}).get("time")
+        if isinstance(moment, int | float):
+            self.until = moment
+        return self.until is not None and time.time() >= self.until
+
     # The loop
 
     def run(self) -> None:
@@ -255,9 +264,7 @@ class Controller:
             for duty in self.duties:
                 if not self.stopping:
                     duty.attend(time.monotonic())
-            until = read_json(self.home.until)
-            if until and isinstance(until.get("time"), int | float) and time.time() >= until["time"]:
-                self.stopping = True
+            self.stopping = self.stopping or self._over()
             if not self.stopping and not self.leaving:
                 time.sleep(TICK)
         if self.stopping:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from lab.files import write_atomic
 from lab.requests import ask, wait_answer
 from org import prompt, reports
 from org.controller import Controller, shut_down
+from tests.conftest import until
 from tests.org.test_standup import meet, one, open_again
 
 pytestmark = pytest.mark.slow
@@ -139,6 +141,15 @@ def test_controller_agents_and_levers_write_whatever_lies_there(one: Controller)
     lay(seat.prompt)
     lay(seat.skills / "stray.md")
     assert prompt.told(seat, prompt.lay_down(one.home, one.design, one.task, seat))
+
+
+def test_the_time_of_for_is_over_whatever_becomes_of_its_file(one: Controller) -> None:
+    assert not one._over()
+    one.home.until.write_text(json.dumps({"time": time.time() + 1.5}))
+    assert not one._over()
+    one.home.until.unlink()
+    lay(one.home.until)
+    until(one._over, "its time is over", 10)
 
 
 def test_the_controller_stops_whatever_lies_where_its_own_files_are(one: Controller) -> None:
