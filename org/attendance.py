@@ -16,6 +16,9 @@ class Attendance:
     restarts: int = 0
     born: float = 0.0
     next_try: float = 0.0
+    hindered: str = ""
+    """Why it cannot be started, as long as that is so; and how often that was tried in a row."""
+    tries: int = 0
     given_up: bool = False
     starved: bool = False
     """Was its process killed when memory ran out?"""

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from comms.mailbox import Mail
 from comms.message import MailError
@@ -53,7 +54,8 @@ class Duty:
 
     name: str
     every: float
-    act: Callable[[], None]
+    act: Callable[[], str | None]
+    """Returns in words what is wrong with one agent or request while the rest was done: that is shown, and puts nothing off."""
     due: float = 0.0
     failures: int = 0
     said: str = ""
@@ -62,15 +64,17 @@ class Duty:
         if now < self.due:
             return
         try:
-            self.act()
-            self.failures, self.said, self.due = 0, "", now + self.every
+            self._say(self.act() or "")
+            self.failures, self.due = 0, now + self.every
         except Exception as error:
             self.failures += 1
             self.due = now + min(LONGEST_PAUSE, max(self.every, TICK) * 2 ** min(self.failures, 6))
-            if str(error) != self.said:
-                known = isinstance(error, UserError | GitError | OSError)
-                log.error("%s: %s", self.name, error, exc_info=None if known else error)
-                self.said = str(error)
+            self._say(str(error), None if isinstance(error, UserError | GitError | OSError) else error)
+
+    def _say(self, words: str, error: Exception | None = None) -> None:
+        if words and words != self.said:
+            log.error("%s: %s", self.name, words, exc_info=error)
+        self.said = words
 
 
 @dataclass
@@ -138,14 +142,16 @@ class Controller:
             Duty("backup", BACKUP_EVERY, lambda: back_up(self.home, self.lab.ledger)),
         ]
 
-    def _requests(self) -> None:
+    def _requests(self) -> str:
         self.lab.refresh()
+        trouble = []
         for request in waiting(self.home):
             self.team.note_typed(request.time)  # so that what was asked for in a turn that a person began is assisted, however short it was
             try:
                 self._take(request)
-            except OSError as error:  # it cannot be answered, and holds up none that comes after it
-                log.error("request %s: %s", request.id, error)
+            except OSError as error:  # those that come after it have theirs
+                trouble.append(f"request {request.id[:60]} cannot be answered: {error}")
+        return "; ".join(trouble)
 
     def _laboratory(self) -> None:
         self.lab.refresh()
@@ -154,24 +160,27 @@ class Controller:
 
     def _take(self, request: Request) -> None:
         try:
-            if request.kind == "malformed":
-                raise UserError("the request file is not valid: use the orgctl commands")
-            if request.kind in PEOPLE_REQUESTS:
-                answer(self.home, request, True, **self._person(request))
-            elif request.kind in levers.KINDS:
-                answer(self.home, request, True, **self.levers.take(request))
-            elif request.kind in ("run", "confirm", "control", "promote", "withdraw", "replicate", "audit", "carry"):
-                if request.kind == "run":
-                    self.levers.check_run(request)
-                answer(self.home, request, True, **self.orders.take(request))
-            else:
-                raise UserError(f"unknown request {request.kind[:40]!r}")
+            found, body = True, self._carry_out(request)
         except (UserError, GitError) as error:
-            answer(self.home, request, False, error=str(error))
+            found, body = False, {"error": str(error)}
         except Exception as error:  # whatever it is: a request that is not answered would hold up all that come after it
             log.exception("request %s", request.id)
-            text = f"the request could not be carried out ({type(error).__name__}): see .org/controller.log"
-            answer(self.home, request, False, error=text)
+            found, body = False, {"error": f"the request could not be carried out ({type(error).__name__}): see .org/controller.log"}
+        answer(self.home, request, found, **body)
+
+    def _carry_out(self, request: Request) -> dict[str, Any]:
+        """What a request asks for; returns the answer's body."""
+        if request.kind == "malformed":
+            raise UserError("the request file is not valid: use the orgctl commands")
+        if request.kind in PEOPLE_REQUESTS:
+            return self._person(request)
+        if request.kind in levers.KINDS:
+            return self.levers.take(request)
+        if request.kind in ("run", "confirm", "control", "promote", "withdraw", "replicate", "audit", "carry"):
+            if request.kind == "run":
+                self.levers.check_run(request)
+            return self.orders.take(request)
+        raise UserError(f"unknown request {request.kind[:40]!r}")
 
     def _person(self, request: Request) -> dict[str, str]:
         self._check_person(request)

@@ -1,7 +1,8 @@
 """What agents cost: tokens and dollars by agent, written to `.org/agents/<agent>/cost.json` by the controller, and their budgets.
 
 The figures come from each backend's own records (`Backend.cost`). What is unknown stays unknown: a price that nobody knows is
-None and never zero. A budget first stops politely (`limit` tells the agent to finish), then firmly (its process is ended).
+None and never zero; the part that has a price is what it cost at least, and that is what budgets are held to. A budget first stops
+politely (`limit` tells the agent to finish), then firmly (its process is ended).
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeGuard
 
 from lab.files import read_json, write_json
 from lab.home import Home
@@ -27,22 +28,29 @@ GRACE = 180.0
 
 
 def write(home: Home, agent: str, cost: Cost) -> None:
-    """Keep what an agent has used so far; nothing is written when nothing changed."""
-    before = read(home, agent)
-    now: dict[str, Any] = {"model": cost.model, "tokens": cost.tokens, "dollars": cost.dollars}
-    now |= {key: getattr(cost, key) for key in KEYS}
+    """Keep what an agent has used so far; nothing is written when nothing changed. Raises OSError."""
+    before, now = read(home, agent), kept(cost)
     if before is None or any(before.get(key) != value for key, value in now.items()):
         write_json(home.agents / agent / "cost.json", {**now, "time": time.time()}, home.org)
 
 
+def kept(cost: Cost) -> dict[str, Any]:
+    """A cost as it is kept: {model, tokens, dollars (None: unknown), least (dollars at least), input_tokens, ...}."""
+    found: dict[str, Any] = {"model": cost.model, "tokens": cost.tokens, "dollars": cost.dollars, "least": cost.least}
+    return found | {key: getattr(cost, key) for key in KEYS}
+
+
 def read(home: Home, agent: str) -> dict[str, Any] | None:
-    """{model, tokens, dollars (None: unknown), input_tokens, ..., time}; None where nothing is known."""
+    """What is `kept` of an agent, with the time; None where nothing is known."""
     found = read_json(home.agents / agent / "cost.json")
     if found is None or not _counted(found.get("tokens")):
         return None
-    dollars = found.get("dollars")
-    known = isinstance(dollars, int | float) and not isinstance(dollars, bool) and 0 <= dollars < MOST
-    return {**found, "dollars": float(dollars) if known else None}  # type: ignore[arg-type]
+    dollars, least = (float(value) if _priced(value) else None for value in (found.get("dollars"), found.get("least")))
+    return {**found, "dollars": dollars, "least": least or 0.0 if dollars is None else dollars}
+
+
+def _priced(dollars: object) -> TypeGuard[float]:
+    return isinstance(dollars, int | float) and not isinstance(dollars, bool) and 0 <= dollars < MOST
 
 
 def _counted(tokens: object) -> bool:
@@ -58,16 +66,28 @@ def of(seat: Seat) -> Cost | None:
             one = base.load(name).cost(replace(seat, backend=name))
             if one is not None and not all(_counted(getattr(one, key)) for key in KEYS):
                 raise ValueError(f"{name} tells of no count of tokens")
+            if one is not None and not (_priced(one.part) and (one.dollars is None or _priced(one.dollars))):
+                raise ValueError(f"{name} tells of no sum of dollars")
             found = added(found, one)
     return found
 
 
 def said(cost: dict[str, Any] | None) -> str:
-    """12,300 tokens, $0.25; "" for who cost nothing."""
+    """12,300 tokens, $0.25; >= $0.25 where a part has no price; "" for who cost nothing."""
     if not cost or not cost["tokens"]:
         return ""
-    dollars = "price unknown" if cost["dollars"] is None else f"${cost['dollars']:.2f}"
-    return f"{cost['tokens']:,} tokens, {dollars}"
+    return f"{cost['tokens']:,} tokens, {price(cost)}"
+
+
+def price(cost: dict[str, Any]) -> str:
+    if cost["dollars"] is not None:
+        return f"${cost['dollars']:.2f}"
+    return f">= ${least(cost):.2f}" if least(cost) else "price unknown"
+
+
+def least(cost: dict[str, Any]) -> float:
+    """Dollars that it was at least."""
+    return float(cost.get("least") or 0.0) if cost["dollars"] is None else float(cost["dollars"])
 
 
 @dataclass(frozen=True)
@@ -76,15 +96,15 @@ class Sum:
 
     tokens: int
     dollars: float
-    """Of those whose price is known."""
+    """Of what has a known price."""
     unknown: list[str]
-    """Agents that used tokens at a price that nobody knows."""
+    """Agents of whose tokens some or all have a price that nobody knows."""
 
     def __str__(self) -> str:
         price = f"${self.dollars:.2f}"
         if self.unknown:
             others = f"the unknown price of {', '.join(self.unknown)}"
-            price = f"{price} and {others}" if self.dollars else others
+            price = f">= {price}, with {others}" if self.dollars else others
         return f"{self.tokens:,} tokens, {price}"
 
 
@@ -93,10 +113,9 @@ def total(costs: Mapping[str, dict[str, Any] | None]) -> Sum | None:
     known = {name: cost for name, cost in costs.items() if cost and cost["tokens"]}
     if not known:
         return None
-    dollars = sum(cost["dollars"] for cost in known.values() if cost["dollars"] is not None)
     return Sum(
         sum(cost["tokens"] for cost in known.values()),
-        dollars,
+        sum(map(least, known.values())),
         sorted(name for name, cost in known.items() if cost["dollars"] is None),
     )
 
@@ -118,11 +137,11 @@ class Budget:
         )
 
     def spent(self, costs: Iterable[dict[str, Any] | None]) -> float:
-        """The part that is spent, 0 to above 1: the larger of dollars and tokens. An unknown price counts nothing."""
+        """The part that is spent, 0 to above 1: the larger of dollars and tokens. What has no price counts nothing."""
         known = [cost for cost in costs if cost]
         parts = [0.0]
         if self.dollars:
-            parts.append(sum(cost["dollars"] or 0.0 for cost in known) / self.dollars)
+            parts.append(sum(map(least, known)) / self.dollars)
         if self.tokens:
             parts.append(sum(cost["tokens"] for cost in known) / self.tokens)
         return max(parts)

@@ -274,4 +274,6 @@ def _agent_cost(home: Home, agent: str) -> str:
     found = cost.read(home, agent)
     if found is None:
         return ""
-    return f"{found['tokens']:,} tokens, " + ("price unknown" if found["dollars"] is None else f"{found['dollars']:,.2f} dollars")
+    dollars = f"{cost.least(found):,.2f} dollars"
+    part = f">= {dollars}" if cost.least(found) else "price unknown"
+    return f"{found['tokens']:,} tokens, " + (part if found["dollars"] is None else dollars)

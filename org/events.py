@@ -232,6 +232,9 @@ def _agent(fact: Fact, state: State) -> str:
         end = f"was killed by {body['signal']}" + (" when memory ran out" if body.get("memory") else "")
     else:
         end = f"had exited with status {body['exit']}" if body.get("exit") is not None else ""
+    if what == "gave_up" and body.get("hindered"):
+        why = clean(body["hindered"], 300)
+        return f"{fact.subject} given up, it cannot be started: {why}: put that right, then `orgctl restart {fact.subject}`"
     if what == "gave_up":
         screen = [line for line in str(body.get("screen") or "").split("\n") if line.strip()]
         words = next((line for line in screen if "error" in line.lower()), screen[-1] if screen else "")

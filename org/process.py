@@ -42,7 +42,7 @@ class Budget(Model):
     """What agents may spend on models in this session; an agent's own limits stand in its `settings`, under the same names."""
 
     budget_dollars: float | None = Field(default=None, gt=0)
-    """Dollars, of the agents whose price is known; null: no limit."""
+    """Dollars, of the requests whose price is known; null: no limit."""
     budget_tokens: int | None = Field(default=None, gt=0)
     """Tokens of every kind; null: no limit."""
 

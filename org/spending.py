@@ -1,29 +1,29 @@
 """What the agents of a running session spend: written down, and held to their budgets, politely first, then firmly. Called by `org.team`.
 
 Whose budget is spent is told so by one letter, in a turn of its own if need be; one whose budget is raised afterwards is told that too,
-since the last it heard was to finish. Both are facts: neither a restart nor a new controller buys new grace.
+since the last it heard was to finish. Both are facts: neither a restart nor a new controller buys new grace. What was counted is held to,
+not what lies in a file, and it never becomes less: records of the agents may be lost, or be made unreadable.
 """
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from comms.mailbox import Mail
 from comms.message import MailError
 from lab.errors import UserError
 from lab.home import Home
 from lab.ledger import Ledger
+from lab.text import clean
 from org import cost
 from org.agents.base import Seat
 from org.agents.event import write_event
 from org.attendance import Attendance
 from org.design import Design
 from org.grid import Grid
-
-log = logging.getLogger("orgctl")
 
 
 @dataclass
@@ -36,28 +36,39 @@ class Spending:
     mail: Mail
     attendance: dict[str, Attendance]
     """The team's own."""
+    counted: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Agent -> what it has used, as `cost.kept`."""
 
-    def count(self, seats: Mapping[str, Seat], design: Design) -> None:
-        """Write down what every agent has used, and hold them to their budgets."""
+    def count(self, seats: Mapping[str, Seat], design: Design) -> str:
+        """Count and write down what every agent has used, and hold them to their budgets. Returns what is wrong with the count of one
+        of them while all others are held to theirs; "" for nothing."""
+        trouble = []
         for name, seat in seats.items():
             try:
-                if (found := cost.of(seat)) is not None:
+                found = cost.of(seat)
+                if found is not None and found.tokens >= self.counted.get(name, {"tokens": 0})["tokens"]:
+                    self.counted[name] = cost.kept(found)
                     cost.write(self.home, name, found)
             except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
-                log.warning("the cost of %s cannot be read: %s", name, error)
-        costs = {name: cost.read(self.home, name) for name in seats}
+                trouble.append(f"the cost of {name} cannot be read and written down: {error}")
+        costs = {name: self.counted.get(name) or cost.read(self.home, name) for name in seats}
         whole = cost.Budget.of(design.process.budget.model_dump())
         for name, seat in seats.items():
-            if costs[name] is None:
+            used = costs[name]
+            if used is None:
                 continue
             own = cost.Budget.of(seat.settings)
-            part, budget, whose = own.spent([costs[name]]), own, "your"
+            if own.dollars and used["tokens"] and used["dollars"] is None:
+                unknown = f"the price of {clean(used.get('model'), 60)}" if not cost.least(used) else "of some of its requests the price"
+                trouble.append(f"{name} is not held to all of its budget of ${own.dollars:g}: {unknown} is not known")
+            part, budget, whose = own.spent([used]), own, "your"
             if (all_of_us := whole.spent(costs.values())) > part:
                 part, budget, whose = all_of_us, whole, "the organisation's"
             try:
                 self.hold(name, part, budget, whose)
             except (UserError, MailError, OSError) as error:  # one who cannot be told or ended now does not free the others
-                log.error("the budget of %s: %s", name, error)
+                trouble.append(f"the budget of {name}: {error}")
+        return "; ".join(trouble)
 
     def hold(self, name: str, part: float, budget: cost.Budget, whose: str) -> None:
         """Hold one agent to a budget of which this part is spent. Raises UserError, MailError or OSError: it is tried again."""
@@ -80,8 +91,8 @@ class Spending:
         elif what == "end":
             self.grid.end(name)
             record.given_up = True
-            write_event(self.home, name, "paused", f"{'its' if whose == 'your' else whose} budget of {budget} is spent", ended=True)
             self.ledger.append("agent", {"what": "budget_spent", "part": part, "budget": str(budget)}, name)
+            write_event(self.home, name, "paused", f"{'its' if whose == 'your' else whose} budget of {budget} is spent", ended=True)
 
     def _raised(self, name: str, record: Attendance, part: float, budget: cost.Budget) -> None:
         """It may go on, and hears so; what the process says to the idle begins anew."""

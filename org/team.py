@@ -1,12 +1,14 @@
 """The agents of a running session: in their panes, alive, awake, labelled and, by `org.spending`, within their budgets. Called by the
 controller.
 
-Everything is looked at anew each time and then the smallest thing is done. What is kept here (`org.attendance`) is lost with the
-controller without harm; whose budget is spent, and who was swapped and not started since, is read off the ledger.
+Everything is looked at anew each time and then the smallest thing is done, for each agent by itself: what is in the way of one, in its
+folder, its inbox or its pane, stops nothing that is done for the others. What is kept here (`org.attendance`) is lost with the controller
+without harm; whose budget is spent, and who was swapped and not started since, is read off the ledger.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import sys
@@ -29,7 +31,7 @@ from org.agents.event import read_events
 from org.attendance import Attendance
 from org.design import Design
 from org.grid import Grid
-from org.panes import PaneSpec, PaneState
+from org.panes import PaneSpec, PaneState, check
 from org.printed import in_words
 from org.spending import Spending
 from org.standup import POST
@@ -37,9 +39,11 @@ from org.status import AgentStatus, look
 from org.touched import Touched
 from org.typed import LAG, Typed, What
 from tasks.spec import Task
-from worktrees.repo import Repo
+from worktrees.repo import GitError, Repo
 
 log = logging.getLogger("orgctl")
+IN_THE_WAY = (UserError, MailError, GitError, OSError)
+"""What may be wrong with one agent's folder, inbox, worktree or pane."""
 STARVED = 10.0
 """Seconds within which a process that was killed and the kernel's word that memory ran out belong together: a large one ends slowly."""
 
@@ -87,9 +91,9 @@ class Team:
                 at = fact.body.get("at")
                 self.typed[fact.subject].noted = at if isinstance(at, float) else fact.time
 
-    def count(self) -> None:
+    def count(self) -> str:
         """Write down what everybody has used, and hold them to their budgets."""
-        self.spending.count(self.seats, self.design)
+        return self.spending.count(self.seats, self.design)
 
     def take(self, design: Design) -> None:
         """Go on with this design: its agents sit here from now on."""
@@ -99,15 +103,26 @@ class Team:
     # Seats and panes
 
     def found_worktrees(self) -> None:
-        """A worktree and branch for every agent that has a slot, a folder and an inbox for everybody."""
-        for seat in self.seats.values():
-            if seat.slot is not None:
-                note = self.repo.add_worktree(seat.agent, seat.worktree, self.lab.state.trunk)
-                if note:
-                    log.warning("%s", note)
-            make_folder(seat.folder, self.home.org)
-        for name in (*self.seats, "person", POST):
+        """A worktree and branch for every agent that has a slot, a folder and an inbox for everybody. Raises what is in the way where it
+        is in everybody's."""
+        for name in ("person", POST):
             make_folder(self.home.comms / "inbox" / name / "new", self.home.org)
+        failed = []
+        for name in self.seats:
+            try:
+                self._found(name)
+            except IN_THE_WAY as error:  # it is tried again before the agent starts, and shown then
+                log.error("no place for %s: %s", name, error)
+                failed.append(error)
+        if len(failed) == len(self.seats):
+            raise failed[0]
+
+    def _found(self, agent: str) -> None:
+        seat = self.seats[agent]
+        if seat.slot is not None and (note := self.repo.add_worktree(agent, seat.worktree, self.lab.state.trunk)):
+            log.warning("%s", note)
+        make_folder(seat.folder, self.home.org)
+        make_folder(self.home.comms / "inbox" / agent / "new", self.home.org)
 
     def pane(self, agent: str) -> PaneSpec:
         """What an agent's pane should run. Writes nothing."""
@@ -117,10 +132,11 @@ class Team:
         return PaneSpec(agent, seat.role, launch.argv, launch.cwd, env)
 
     def _prepared(self, agent: str) -> tuple[PaneSpec, str]:
-        """The pane of an agent that is about to start, and the hash of the prompt that was laid down for it."""
-        seat = self.seats[agent]
-        told = prompt.lay_down(self.home, self.design, self.task, seat)
-        return self.pane(agent), told
+        """The pane of an agent that is about to start, and the hash of the prompt that was laid down for it. Raises what is in the way."""
+        told = prompt.lay_down(self.home, self.design, self.task, self.seats[agent])
+        pane = self.pane(agent)
+        check(pane)
+        return pane, told
 
     def board(self) -> PaneSpec:
         argv = [sys.executable, "-I", "-m", "org.board"]
@@ -129,9 +145,18 @@ class Team:
     def seat_everybody(self) -> None:
         """Open the grid and start who is missing; touch nobody who is well, nor who has no budget left."""
         before = self.grid.running()
-        there = self.grid.observe() or {}
-        ended = {name for name, record in self.attendance.items() if record.given_up and name in there}
-        prepared = {name: self._prepared(name) for name in self.seats if name not in ended and not _runs(there.get(name))}
+        there, now = self.grid.observe() or {}, time.monotonic()
+        prepared: dict[str, tuple[PaneSpec, str]] = {}
+        for name in self.seats:
+            record = self.attendance.setdefault(name, Attendance(born=now))
+            waits = (record.given_up and (name in there or record.hindered != "")) or now < record.next_try
+            if waits or _runs(there.get(name)):
+                continue
+            try:
+                self._found(name)
+                prepared[name] = self._prepared(name)
+            except IN_THE_WAY as error:
+                self._hindered(name, error, there.get(name))
         started = self.grid.ensure(self.board(), [pane for pane, _ in prepared.values()], self.size)
         for name in started:
             if name in self.seats:
@@ -139,14 +164,15 @@ class Team:
                 self._began(name, what, prepared[name][1])
                 self._anew(name)
         for name in self.seats:
-            self.grid.log_to(name, self.seats[name].folder / "screen.log")
+            if name in there or name in started:
+                self.grid.log_to(name, self.seats[name].folder / "screen.log")
 
     def start_swapped(self) -> None:
         """Start anew who was swapped and has not been started since: no controller served then, or it died in between."""
         for name in [name for name in self.seats if name in self.swapped]:
             try:
                 self.restart(name, "swapped")
-            except (UserError, OSError) as error:  # the others are well
+            except IN_THE_WAY as error:  # the others are well
                 log.error("%s was swapped and cannot be started: %s", name, error)
 
     def restart(self, agent: str, why: str) -> None:
@@ -165,8 +191,8 @@ class Team:
         """Another process in the agent's pane, written down with `more`."""
         pane, told = self._prepared(agent)
         self.grid.respawn(pane)
-        self.grid.log_to(agent, self.seats[agent].folder / "screen.log")
         self._began(agent, "restarted", told, **more)
+        self.grid.log_to(agent, self.seats[agent].folder / "screen.log")
 
     def _began(self, agent: str, what: str, told: str, **more: Any) -> None:
         seat = self.seats[agent]
@@ -177,29 +203,62 @@ class Team:
 
     # Looking
 
-    def attend(self) -> None:
-        """Look at the panes; restart who died, slower each time, and give up on who dies again and again."""
+    def attend(self) -> str:
+        """Look at the panes; restart who died, slower each time, and give up on who dies again and again, or cannot be started. Returns who
+        cannot be, and why; "" when nobody."""
         seen = self.grid.observe()
         if seen is None:
             if not self.grid.running():
                 self.seat_everybody()
-            return
+            return self._in_the_way()
         now = time.monotonic()
         if (kills := starved()) != self.kills:
             self.kills, self.killed = kills, now
+        missing = False
         for name in self.seats:
             record = self.attendance.setdefault(name, Attendance(born=now))
             pane = seen.get(name)
             if record.given_up or (pane is not None and not pane.dead):
                 continue
             if pane is None:
-                self.seat_everybody()
-                return
+                missing = missing or now >= record.next_try
+                continue
             self._bring_back(name, pane, record, now)
         board = seen.get("board")
-        if board is None or board.dead:
-            self.grid.respawn(self.board()) if board else self.seat_everybody()
+        if missing or board is None:
+            self.seat_everybody()
+            return self._in_the_way()
+        if board.dead:
+            self.grid.respawn(self.board())
         self.label(seen)
+        return self._in_the_way()
+
+    def _in_the_way(self) -> str:
+        hindered = {name: record.hindered for name, record in self.attendance.items() if record.hindered and name in self.seats}
+        return "; ".join(f"{name} cannot be started: {why}" for name, why in hindered.items())
+
+    def _hindered(self, name: str, error: Exception, pane: PaneState | None) -> None:
+        """An agent could not be started: it is tried again later and later, and given up in the end."""
+        record = self.attendance[name]
+        record.hindered, record.tries = str(error), record.tries + 1
+        wait = self.design.process.restart.wait(record.tries)
+        if wait is None:
+            self._give_up(name, pane, record)
+        else:
+            record.next_try = time.monotonic() + wait
+
+    def _give_up(self, name: str, pane: PaneState | None, record: Attendance) -> None:
+        shown: list[str] = []
+        with contextlib.suppress(UserError):  # with history: tmux's own word of the death scrolls the screen
+            shown = self.grid.capture(name, 200).splitlines() if pane is not None else []
+        last = [line.strip() for line in shown if line.strip() and not line.startswith("Pane is dead")]
+        body = {
+            "what": "gave_up", "restarts": record.restarts, "exit": pane.exit_status if pane else None,
+            "signal": pane.exit_signal if pane else None, "memory": record.starved, "screen": "\n".join(last[-12:]),
+            "hindered": record.hindered,
+        }  # fmt: skip
+        self.lab.ledger.append("agent", body, name)
+        record.given_up = True
 
     def _bring_back(self, name: str, pane: PaneState, record: Attendance, now: float) -> None:
         if record.next_try == 0.0:
@@ -209,20 +268,19 @@ class Team:
             wait = self.design.process.restart.wait(record.restarts)
             record.starved = pane.exit_signal == "SIGKILL" and now - self.killed < STARVED
             if wait is None:
-                record.given_up = True
-                shown = self.grid.capture(name, 200).splitlines()  # with history: tmux's own word of the death scrolls the screen
-                last = [line.strip() for line in shown if line.strip() and not line.startswith("Pane is dead")]
-                body = {
-                    "what": "gave_up", "restarts": record.restarts, "exit": pane.exit_status, "signal": pane.exit_signal,
-                    "memory": record.starved, "screen": "\n".join(last[-12:]),
-                }  # fmt: skip
-                self.lab.ledger.append("agent", body, name)
-                return
-            record.next_try = now + wait
+                self._give_up(name, pane, record)
+            else:
+                record.next_try = now + wait
         elif now >= record.next_try:
+            how = {"exit": pane.exit_status, "signal": pane.exit_signal, "memory": record.starved, "restarts": record.restarts + 1}
+            try:
+                self._found(name)
+                self._respawn(name, **how)
+            except IN_THE_WAY as error:
+                self._hindered(name, error, pane)
+                return
             record.restarts, record.next_try, record.born = record.restarts + 1, 0.0, now
-            self.found_worktrees()
-            self._respawn(name, exit=pane.exit_status, signal=pane.exit_signal, memory=record.starved, restarts=record.restarts)
+            record.hindered, record.tries = "", 0
 
     def _ended(self, name: str, pane: PaneState) -> PaneState:
         """The pane with how its process ended: tmux sees the terminal close first and hears of the exit later, at times only
@@ -242,10 +300,10 @@ class Team:
         for name, seat in self.seats.items():
             status = self.status(name, seen.get(name), self.grid)
             trying = self.attendance.setdefault(name, Attendance()).waking
-            why = wake.held_up(trying, status.state)
-            held = f"mail waits: {why}" if why else ""
+            held = f"mail waits: {why}" if (why := wake.held_up(trying, status.state)) else ""
             tells = status.state in ("needs_person", "rate_limited", "paused", "failed", "dead") or status.text.startswith(TRIES)
-            asks = status.text if tells else ""
+            why = self.attendance[name].hindered
+            asks = f"cannot be started: {why}" if why else status.text if tells else ""
             parts = [
                 name, seat.role, f"slot {seat.slot}" if seat.slot is not None else "",
                 in_words(status.state, status.until, now), asks, status.experiment or "", held,
@@ -262,25 +320,33 @@ class Team:
 
     # Waking
 
-    def wake(self) -> None:
-        """Type a line where mail waits for an idle agent, and send on those that have nothing to do. Twice a second."""
+    def wake(self) -> str:
+        """Type a line where mail waits for an idle agent, and send on those that have nothing to do. Twice a second. Returns who cannot be
+        reached, and why; "" when nobody."""
         self.note_typed()
         reached = {name: base.load(seat.backend) for name, seat in self.seats.items()}
         if not any(backend.typed or backend.sent_on for backend in reached.values()):
-            return
-        seen = self.grid.observe() or {}
+            return ""
+        seen, trouble = self.grid.observe() or {}, []
         for name, backend in reached.items():
             pane = seen.get(name)
             if pane is None or pane.dead or not (backend.typed or backend.sent_on):
                 continue
-            record = self.attendance.setdefault(name, Attendance())
-            status = self.status(name, pane)
-            if backend.typed:
-                self._end_typed(name, status)
-            if backend.sent_on and record.budget_told is None:
-                self._send_on(name, record, status)
-            if backend.typed:
-                self._wake(name, backend, record, status, pane)
+            try:
+                self._reach(name, backend, pane)
+            except Exception as error:  # whatever it is: a backend, which may be another package's, reads what an agent lets it see
+                trouble.append(f"{name} cannot be woken: {error}")
+        return "; ".join(trouble)
+
+    def _reach(self, name: str, backend: base.Backend, pane: PaneState) -> None:
+        record = self.attendance.setdefault(name, Attendance())
+        status = self.status(name, pane)
+        if backend.typed:
+            self._end_typed(name, status)
+        if backend.sent_on and record.budget_told is None:
+            self._send_on(name, record, status)
+        if backend.typed:
+            self._wake(name, backend, record, status, pane)
 
     def _wake(self, name: str, backend: base.Backend, record: Attendance, status: AgentStatus, pane: PaneState) -> None:
         unread, first = self.mail.waiting(name), self.mail.oldest(name)

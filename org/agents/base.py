@@ -110,6 +110,13 @@ class Cost:
     """Input written to a cache."""
     output_tokens: int
     dollars: float | None
+    part: float = 0.0
+    """Dollars of those requests whose price is known, where that of others is not."""
+
+    @property
+    def least(self) -> float:
+        """Dollars that all of it cost at least."""
+        return self.part if self.dollars is None else self.dollars
 
     @property
     def tokens(self) -> int:

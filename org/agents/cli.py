@@ -28,8 +28,10 @@ from lab.text import clean
 from org.agents.base import Retry, Seat, Told
 from org.agents.chosen import validated
 from org.agents.hook import LIMITED
-from org.agents.prices import at_home
+from org.agents.prices import at_home, price_of
 
+URLS = {"claude": "ANTHROPIC_BASE_URL", "codex": "OPENAI_BASE_URL"}
+"""Where the environment names a compatible server."""
 TIMEOUT = 30
 """Seconds after which a CLI gives up on a hook of ours."""
 
@@ -83,7 +85,7 @@ class Program:
             settings = read(self.name, given)
         except UserError as error:
             return str(error)
-        if trouble := self.trouble(settings):
+        if trouble := self.trouble(settings) or self.unpriced(settings):
             return trouble
         if settings.credentials == "env" and not keyed:
             return f"no credentials for {self.name}: set {key}, or `credentials: login` in its settings to use your own login"
@@ -91,8 +93,26 @@ class Program:
             return f"{self.name} has no login of yours: {log_in}, or set {key}"
         return None
 
+    def unpriced(self, settings: Settings) -> str | None:
+        """Why a budget in dollars cannot be kept (one line with the remedy), or None. Which model a CLI takes by itself is seen when it has
+        answered (`org.spending`)."""
+        if settings.budget_dollars is None:
+            return None
+        if not priced(url := settings.base_url or os.environ.get(URLS[self.name])):
+            return f"what a model at {clean(url, 100)} costs is not known, so budget_dollars cannot be kept: set budget_tokens"
+        if settings.model is None or price_of(settings.model):
+            return None
+        return (
+            f"the price of {clean(settings.model, 60)} is not known, so budget_dollars cannot be kept: set budget_tokens, or name a model "
+            "of the price list in full (org/agents/prices.yaml)"
+        )
+
     def trouble(self, settings: Settings) -> str | None:
         """Why it cannot be used (one line with the remedy), or None."""
+        given = os.path.expanduser(settings.command or "")
+        if os.sep in given and not os.path.isabs(given):
+            whole = "begin it with / or ~, since agents start in folders of their own"
+            return f"the setting `command` of backend {self.name} is a relative path, {clean(given, 200)}: {whole}"
         path = self.find(settings)
         install = f"`npm install -g {self.package}@latest`"  # without @latest npm takes an old one on an old Node, and does not say so
         if path is None and settings.command:

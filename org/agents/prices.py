@@ -1,7 +1,8 @@
 """What tokens cost, by the list prices in `prices.yaml`.
 
 Used by every backend that counts tokens. Prices hold for one request: some models cost more for all of a long one, so usage is
-priced request by request and then added up. What is not in the table has no price, and one such request makes the sum unknown.
+priced request by request and then added up. What is not in the table has no price, and one such request makes the sum unknown: the part
+that has one is what all of it cost at least.
 """
 
 from __future__ import annotations
@@ -91,36 +92,38 @@ def dollars(usage: Usage) -> float | None:
 def total(requests: Iterable[Usage], priced: bool = True) -> Cost | None:
     """All requests together, None when there are none; `model` is the one that took most tokens.
 
-    Dollars are None as soon as one request that used tokens has no known price, or when the caller knows that list prices do
-    not hold (`priced` False)."""
+    Dollars are None, and `part` holds what is known, as soon as one request that used tokens has no known price. None has one when
+    the caller knows that list prices do not hold (`priced` False)."""
     models: Counter[str] = Counter()
     tokens: Counter[str] = Counter()
-    money: float | None = 0.0 if priced else None
+    money, whole = 0.0, priced
     for one in requests:
         used = one.prompt + one.output
         models[one.model] += used
         tokens += Counter(input=one.input, cached=one.cached, written=one.written + one.written_1h, output=one.output)
-        if used and money is not None:
-            cost = dollars(one)
-            money = None if cost is None else money + cost
+        cost = dollars(one) if used and priced else None
+        money += cost or 0.0
+        whole = whole and (cost is not None or not used)
     if not models:
         return None
     model = models.most_common(1)[0][0]
-    return Cost(model, tokens["input"], tokens["cached"], tokens["written"], tokens["output"], money)
+    counts = (tokens["input"], tokens["cached"], tokens["written"], tokens["output"])
+    return Cost(model, *counts, money) if whole else Cost(model, *counts, None, money)
 
 
 def added(before: Cost | None, one: Cost | None) -> Cost | None:
     """Both together; the model is the later one's."""
     if before is None or one is None:
         return before or one
-    money = None if before.dollars is None or one.dollars is None else before.dollars + one.dollars
+    money, whole = before.least + one.least, before.dollars is not None and one.dollars is not None
     return replace(
         one,
         input_tokens=before.input_tokens + one.input_tokens,
         cached_tokens=before.cached_tokens + one.cached_tokens,
         written_tokens=before.written_tokens + one.written_tokens,
         output_tokens=before.output_tokens + one.output_tokens,
-        dollars=money,
+        dollars=money if whole else None,
+        part=0.0 if whole else money,
     )
 
 

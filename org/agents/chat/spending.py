@@ -26,8 +26,6 @@ class Spending:
         self.settings, self.file = access.settings, file
         self.priced = priced(access.model, access.url)
         self.cost: Cost | None = None
-        self.dollars = 0.0
-        """What has a price; `cost.dollars` is None as soon as anything has none."""
         self._add(requests(entries))
 
     def count(self, entry: Assistant | Compacted) -> None:
@@ -35,16 +33,15 @@ class Spending:
 
     def _add(self, used: list[prices.Usage]) -> None:
         self.cost = prices.added(self.cost, prices.total(used, priced=self.priced))
-        self.dollars += sum(prices.dollars(one) or 0.0 for one in used)
         if self.cost is not None:
             write_json(self.file, asdict(self.cost))
 
     @property
     def share(self) -> float:
-        """The part of its budget that it has used."""
-        limit = self.settings
-        tokens = self.cost.tokens / limit.budget_tokens if self.cost and limit.budget_tokens else 0.0
-        return max(tokens, self.dollars / limit.budget_dollars if limit.budget_dollars else 0.0)
+        """The part of its budget that it has used, of dollars what has a price."""
+        limit, used = self.settings, self.cost
+        tokens = used.tokens / limit.budget_tokens if used and limit.budget_tokens else 0.0
+        return max(tokens, used.least / limit.budget_dollars if used and limit.budget_dollars else 0.0)
 
     @property
     def budget(self) -> str:
@@ -67,7 +64,8 @@ class Spending:
         """For /cost."""
         if self.cost is None:
             return "nothing used yet"
-        money = "price unknown" if self.cost.dollars is None else f"${self.cost.dollars:.4f}"
+        least = f"${self.cost.least:.4f}"
+        money = least if self.cost.dollars is not None else f">= {least}" if self.cost.least else "price unknown"
         return (
             f"{money} · {self.cost.input_tokens:,} tokens read, {self.cost.cached_tokens:,} from the cache, "
             f"{self.cost.written_tokens:,} into it, {self.cost.output_tokens:,} written"

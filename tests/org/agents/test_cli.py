@@ -104,6 +104,7 @@ def test_what_is_missing_is_said_in_a_line_with_the_remedy(
     assert "too old" in str(backend.missing({"command": str(old)}))
     assert "correct the setting `command`" in str(backend.missing({"command": "/nowhere"}))
     assert "there is no such setting" in str(backend.missing({**settings, "modle": "x"}))
+    assert "is a relative path, ./old: begin it with /" in str(backend.missing({"command": "./old"}))
     assert "no login" not in str(backend.missing(settings)) and "by hand" in str(
         backend.missing({**settings, "credentials": "login"})
     )
@@ -115,6 +116,22 @@ def test_what_is_missing_is_said_in_a_line_with_the_remedy(
     assert "_API_KEY" in str(backend.missing(settings))
     with pytest.raises(UserError, match=f"settings of backend {name}: effort"):
         backend.launch(with_settings(seat, effort="extreme"))
+
+
+@BOTH
+def test_a_budget_in_dollars_is_refused_where_the_price_of_the_model_is_not_known(
+    seat: Seat, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend, budget = base.load(name), {**seat.settings, "budget_dollars": 0.01}
+    assert "the price of scripted is not known, so budget_dollars cannot be kept" in str(backend.missing({**budget, "model": "scripted"}))
+    for fine in ({"model": "claude-opus-5-5"}, {"model": "gpt-6.1-sol"}, {}):
+        assert backend.missing({**budget, **fine}) is None
+    assert backend.missing({**seat.settings, "model": "scripted", "budget_tokens": 10}) is None
+    here = "http://127.0.0.1:1/v1"
+    assert "is not known, so budget_dollars" in str(backend.missing({**budget, "model": "claude-opus-5-5", "base_url": here}))
+    monkeypatch.setenv("ANTHROPIC_BASE_URL", here)
+    monkeypatch.setenv("OPENAI_BASE_URL", here)
+    assert "is not known, so budget_dollars" in str(backend.missing(budget))
 
 
 def test_claude_may_do_what_a_researcher_does_and_not_more(seat: Seat) -> None:

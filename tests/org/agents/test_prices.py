@@ -46,6 +46,7 @@ def test_one_request_of_unknown_price_makes_the_sum_unknown_and_tokens_still_cou
     cost = total([known, unknown])
     assert cost is not None and cost.dollars is None
     assert (cost.model, cost.tokens, cost.input_tokens) == ("scripted", 116, 110)
+    assert cost.least == dollars(known)
 
 
 def test_a_request_that_used_nothing_does_not_make_the_sum_unknown() -> None:
