@@ -18,7 +18,7 @@ import orgctl
 from lab.files import write_json
 from lab.home import Home
 from lab.requests import ask, waiting
-from org import cost
+from org import cost, reports
 from org.agents import base
 from org.agents.base import Cost
 from org.controller import Controller
@@ -27,7 +27,7 @@ from org.team import Team
 from tests.conftest import TOY, until
 
 AGENTS = [{"role": "researcher", "names": [name], "backend": "shell", "settings": {"budget_tokens": 1000}} for name in ("anna", "bert")]
-PROCESS = {"restart": {"first_seconds": 0.05, "longest_seconds": 0.05, "attempts": 3}}
+PROCESS = {"standup": {"deadline": "1s"}, "restart": {"first_seconds": 0.05, "longest_seconds": 0.05, "attempts": 3}}
 
 
 @pytest.fixture
@@ -163,6 +163,17 @@ def test_a_request_that_cannot_be_answered_holds_up_no_other(controller: Control
     assert f"request {blocked} cannot be answered" in duty(controller, "requests")()
     assert json.loads((home.requests / "done" / f"{after}.json").read_text())["ok"] and not waiting(home)
     assert duty(controller, "requests")() == ""
+
+
+def test_folders_in_place_of_a_report_and_of_the_digest_keep_no_standup_open(controller: Controller) -> None:
+    controller.standups.open("called by person", "person")
+    for name in ("bert.md", "digest.md"):
+        (reports.folder(controller.home, 1) / name).mkdir()
+    for name in ("bert", "anna"):
+        controller.mail.send(name, "lab", "## Done\n\n- nothing\n")
+    look = duty(controller, "standup")
+    until(lambda: look() == "" and controller.lab.state.direction.standups["S0001"].closed, "the standup is closed", 20)
+    assert controller.lab.state.direction.standups["S0001"].reported == ["anna"]
 
 
 def test_a_screen_that_its_backend_cannot_read_keeps_no_other_from_being_woken(

@@ -147,6 +147,8 @@ async def run(call: Call, place: Place, heard: Callable[[str], None]) -> Result:
         text = f"{error.filename or call.name}: {error.strerror or error}"
     except UnicodeError:
         text = "this is no UTF-8 text"
+    except (ValueError, RuntimeError) as error:  # a NUL character where the system takes none; links that lead round in a circle
+        text = f"{call.name} cannot be done with these arguments: {clean(error, 200)}"
     return Result(id=call.id, text=text, failed=True)
 
 

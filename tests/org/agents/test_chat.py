@@ -223,6 +223,26 @@ def test_wrong_calls_are_answered_with_what_the_tool_takes(place: tools.Place) -
     assert "No such file" in done(place, "view", path="nope").text
 
 
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("shell", {"command": "echo a\0b"}),
+        ("view", {"path": "a\0b"}),
+        ("edit", {"path": "a\0b", "old": "x", "new": "y"}),
+        ("write", {"path": "a\0b", "text": "x"}),
+        ("view", {"path": "round"}),
+        ("write", {"path": "round/a", "text": "x"}),
+    ],
+)
+def test_arguments_that_the_system_does_not_take_are_the_models_to_put_right(
+    place: tools.Place, name: str, arguments: dict[str, str]
+) -> None:
+    (place.worktree / "round").symlink_to("round")
+    found = done(place, name, **arguments)
+    assert found.failed and found.text
+    assert not done(place, "write", path="plain.py", text="x\0y").failed, "a file may hold one"
+
+
 def test_long_output_keeps_both_ends_and_the_background_ends_with_the_call(place: tools.Place) -> None:
     found = done(place, "shell", command="sleep 300 & echo begin $!; seq 100000; echo end")
     assert found.text.startswith("begin") and found.text.endswith("end") and "characters are left out" in found.text
