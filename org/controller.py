@@ -30,7 +30,7 @@ from org import design as designs
 from org import levers, news, role, session, swap
 from org.grid import Grid
 from org.standup import Standups
-from org.team import Team
+from org.team import IN_THE_WAY, Team
 from tasks.spec import Task
 from worktrees.repo import GitError, Repo
 
@@ -182,7 +182,7 @@ class Controller:
             return self.orders.take(request)
         raise UserError(f"unknown request {request.kind[:40]!r}")
 
-    def _person(self, request: Request) -> dict[str, str]:
+    def _person(self, request: Request) -> dict[str, Any]:
         self._check_person(request)
         if request.kind == "stop":
             self.stopping, self.keep_runs = True, bool(request.body.get("keep_runs"))
@@ -207,16 +207,22 @@ class Controller:
         if seat and seat.backend != "shell" and not own and request.actor not in self.lab.state.taken_over:
             raise UserError(f"{request.actor} is an agent: to {request.kind} is for people, ask one")
 
-    def _swap(self, request: Request) -> dict[str, str]:
-        """Give agents another role text or backend, and start them anew."""
+    def _swap(self, request: Request) -> dict[str, Any]:
+        """Give agents another role text or backend, and start them anew. Answers who was changed, and what there is to say of it."""
+        words: list[str] = []
         wanted = swap.Swap.of(request.body)
-        self.session, changed = swap.apply(self.home, self.session, wanted, self.lab.ledger, request.actor, log.info)
+        self.session, changed = swap.apply(self.home, self.session, wanted, self.lab.ledger, request.actor, words.append)
         self.design = self.session.design
         self.team.take(self.design)
         self.standups.design = self.levers.design = self.design
         for name in changed:
-            self.team.restart(name, "swapped")
-        return {"changed": swap.told(self.design, changed)}
+            try:
+                self.team.restart(name, "swapped")
+            except IN_THE_WAY as error:  # the others are started all the same
+                words.append(f"{name} cannot be started: {error}")
+        for line in words:
+            log.info("%s", line)
+        return {"changed": swap.told(self.design, changed), "words": words}
 
     # Words
 

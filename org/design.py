@@ -336,12 +336,15 @@ def _seated(written: DesignFile, path: Path, slots: int, backend: str | None, sa
             home_slot = sum(agent.slot is not None for agent in agents) if group.slot else None
             chosen = backend if backend is not None and group.role != role.HUMAN else group.backend
             if chosen == "auto":
-                chosen, words = base.choose(group.settings)
+                chosen, words = base.choose(group.settings, group.backend)
                 automatic.setdefault(words, []).append(name)
+            settings, left = base.suiting(group.settings, group.backend, chosen)
+            if left:
+                say(f"{name}: {left}")
             if chosen == "sweep" and home_slot is None and group.role not in (role.CHIEF, role.SKEPTIC):
                 where = at(path, "agents", number)
                 raise UserError(f"{where}: a sweep turns knobs and needs a slot for that: write `slot: true`, or another backend")
-            agents.append(Agent(name=name, role=group.role, backend=chosen, slot=home_slot, settings=group.settings))
+            agents.append(Agent(name=name, role=group.role, backend=chosen, slot=home_slot, settings=settings))
     names = [agent.name for agent in agents]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:

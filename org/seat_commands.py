@@ -175,6 +175,8 @@ def swapped(home: Home, wanted: swap.Swap, say: Callable[[str], None] = print) -
         roles = {name: str(Path(file).expanduser().resolve()) for name, file in wanted.roles.items()}
         found = _ask(home, "swap", {**asdict(wanted), "roles": roles})
         changed = str(found.get("changed", ""))
+        for line in found.get("words", []):
+            say(clean(line, 600))
     else:
         ledger = Ledger(home.ledger)
         try:

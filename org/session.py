@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from lab.errors import UserError
 from lab.files import read_json, write_atomic
@@ -55,12 +56,17 @@ class Wish:
 
     def swap(self, session: designs.Session) -> Swap:
         """What of it changes an organisation that is there: settings and budgets too, when its design is named again."""
-        design, settings, budget = session.design, {}, None
+        design, budget = session.design, None
+        settings: dict[str, dict[str, Any]] = {}
         everybody = {one.name: self.backend for one in design.agents if self.backend and one.role != role.HUMAN}
         if self.design is not None:
-            again = designs.load(self.design, session.slots)
-            before = {one.name: one.settings for one in design.agents}
-            settings = {one.name: dict(one.settings) for one in again.agents if one.settings != before[one.name]}
+            again, before = designs.load(self.design, session.slots), {one.name: one for one in design.agents}
+            given = {**everybody, **self.backends}
+            for one in again.agents:
+                backend = given.get(one.name) or given.get(one.role) or before[one.name].backend
+                meant = base.suiting(dict(one.settings), one.backend, backend)[0]
+                if meant != before[one.name].settings:
+                    settings[one.name] = meant
             budget = again.process.budget.model_dump() if again.process.budget != design.process.budget else None
         return Swap(self.roles, {**everybody, **self.backends}, settings, budget)
 

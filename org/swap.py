@@ -7,7 +7,7 @@ runs begun afterwards carry the new hash.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,20 +67,26 @@ def seated(agents: list[designs.Agent], name: str) -> list[designs.Agent]:
 
 
 def rebacked(
-    design: designs.Design, backends: dict[str, str], say: Callable[[str], None] = lambda line: None
+    design: designs.Design, backends: dict[str, str], say: Callable[[str], None] = lambda line: None, given: Container[str] = ()
 ) -> designs.Design:
-    """The design with other backends for some agents. `say` hears what `auto` has chosen. Raises UserError for a backend that is
-    unknown or cannot start."""
+    """The design with other backends for some agents. `say` hears what `auto` has chosen, who may spend money, and which settings do not go
+    with another backend; those of the agents `given` are meant for it. Raises UserError for a backend that is unknown or cannot start."""
     agents = list(design.agents)
     for name, wanted in backends.items():
         for one in seated(agents, name):
             if wanted != one.backend:
-                backend, words = resolve(wanted, dict(one.settings))
+                before = "auto" if one.name in given else one.backend
+                backend, words = resolve(wanted, dict(one.settings), before)
                 if words:
                     say(f"backend auto for {one.name}: {words}")
+                elif base.load(backend).spends_money:
+                    say(f"{one.name}: {backend} may spend money")
                 if one.role == role.HUMAN and backend != "shell":
                     raise UserError(f"{one.name} is a human's seat: it has the backend shell")
-                agents[agents.index(one)] = one.model_copy(update={"backend": backend})
+                settings, left = base.suiting(dict(one.settings), before, backend)
+                if left:
+                    say(f"{one.name}: {left}")
+                agents[agents.index(one)] = one.model_copy(update={"backend": backend, "settings": settings})
     return design.model_copy(update={"agents": agents})
 
 
@@ -94,14 +100,14 @@ def resettled(design: designs.Design, settings: dict[str, dict[str, Any]], budge
     return design.model_copy(update={"agents": agents, "process": design.process.model_copy(update={"budget": spend})})
 
 
-def resolve(name: str, settings: dict[str, Any]) -> tuple[str, str]:
-    """A backend that can start here; `auto` is the best of them, with the choice in words. Raises UserError with the reason and the
-    remedy."""
+def resolve(name: str, settings: dict[str, Any], backend: str) -> tuple[str, str]:
+    """A backend that can start here; `auto` is the best of them, with the choice in words. `backend`: the one that the settings were made
+    for. Raises UserError with the reason and the remedy."""
     if name == "auto":
-        return base.choose(settings)
+        return base.choose(settings, backend)
     if name not in base.names():
         raise UserError(f"unknown backend {name!r}: choose one of {', '.join(base.names())}, or auto")
-    if why := base.load(name).missing(settings):
+    if why := base.load(name).missing(base.suiting(settings, backend, name)[0]):
         raise UserError(f"backend {name} cannot start: {why}")
     return name, ""
 
@@ -126,7 +132,7 @@ def apply(
     before = session.design
     for name in wanted.settings:
         seated(before.agents, name)
-    after = rebacked(resettled(before, wanted.settings, wanted.budget), wanted.backends, say)
+    after = rebacked(resettled(before, wanted.settings, wanted.budget), wanted.backends, say, wanted.settings)
     new = {one.name: one for one in after.agents}
     for one in after.agents:
         if one.name in wanted.settings and (why := base.load(one.backend).missing(dict(one.settings))):

@@ -22,6 +22,8 @@ SHIPPED = ("claude", "codex", "chat", "sweep", "shell")
 ENTRY_POINTS = "orgctl.backends"
 """Group under which another package offers a backend: name -> an object that fulfils `Backend`."""
 ESCAPES = re.compile(r"\x1b(?:\[[0-9;:?]*[A-Za-z]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[()][A-Z0-9])")
+OF_ONE = ("model", "command", "flags", "base_url", "provider", "max_tokens", "context_tokens")
+"""Settings that name something of one backend or its vendor."""
 AUTO = ("claude", "codex", "chat", "sweep")
 """What `--backend auto` tries, best first."""
 
@@ -186,12 +188,19 @@ def load(name: str) -> Backend:
     raise KeyError(name)
 
 
-def choose(settings: dict[str, Any]) -> tuple[str, str]:
+def suiting(settings: dict[str, Any], backend: str, other: str) -> tuple[dict[str, Any], str]:
+    """(settings written for one backend, or for any with "auto", as they go with another; in words what does not, "" where all does)."""
+    left = [] if backend in ("auto", other) else [key for key in OF_ONE if key in settings]
+    kept = {key: value for key, value in settings.items() if key not in left}
+    return kept, f"its settings for {backend} do not go with {other} and are left out: {', '.join(left)}" if left else ""
+
+
+def choose(settings: dict[str, Any], backend: str = "auto") -> tuple[str, str]:
     """(the first of AUTO that can start on this machine with these settings, and the choice in words: which, what it may cost and
-    why none of those before it)."""
+    why none of those before it). `backend`: as in `suiting`."""
     passed: list[str] = []
     for name in AUTO:
-        why = load(name).missing(settings)
+        why = load(name).missing(suiting(settings, backend, name)[0])
         if why is None:
             break
         passed.append(f"{name}: {why}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from dataclasses import asdict
 from pathlib import Path
@@ -118,6 +119,35 @@ def test_settings_and_budgets_are_swapped_when_the_design_is_named_again(tmp_pat
         apply(home, Swap(budget={"budget_dollars": -1}))
 
 
+def test_settings_of_one_backend_do_not_go_with_another_and_that_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program, mine = tmp_path / "program", tmp_path / "mine.yaml"
+    program.write_text("#!/bin/sh\necho 99.0.0\n")
+    program.chmod(0o700)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "codex").symlink_to(program)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
+    for name in ("ANTHROPIC_API_KEY", "OPENAI_API_KEY"):
+        monkeypatch.setenv(name, "dummy")
+    settings = f"{{model: claude-opus-5-5, command: {program}, flags: [--x], budget_dollars: 5, effort: high}}"
+    agents = f"agents:\n  - {{role: researcher, count: 2, backend: claude, settings: {settings}}}\n"
+    mine.write_text(f"name: mine\nabout: x\n{agents}")
+    heard: list[str] = []
+    wish = Wish(design=str(mine), task=str(TOY), name="t-swap", slots=2, backends={"r2": "codex"})
+    home = found(tmp_path / "research", wish, heard.append)
+    left = "its settings for claude do not go with codex and are left out: model, command, flags"
+    assert heard == ["r2: codex may spend money", f"r2: {left}"]
+    ledger, heard = Ledger(home.ledger), []
+    after, changed = swap.apply(home, designs.read(home), Swap(backends={"r1": "codex"}), ledger, "person", heard.append)
+    assert changed == ["r1"] and heard == ["r1: codex may spend money", f"r1: {left}"]
+    assert [one.settings for one in after.design.agents] == [{"budget_dollars": 5, "effort": "high"}] * 2
+    again = Wish(design=str(mine), task=str(TOY), name="t-swap", slots=2)
+    assert again.swap(after) == Swap(), "the design's settings are for claude"
+    back = Wish(design=str(mine), task=str(TOY), name="t-swap", slots=2, backends={"r1": "claude"})
+    after, _ = swap.apply(home, after, back.swap(after), ledger, "person")
+    assert after.design.agents[0].backend == "claude" and after.design.agents[0].settings["model"] == "claude-opus-5-5"
+    ledger.close()
+
+
 def said(org: Org, agent: str) -> str:
     return next(str(row["state"]) for row in org.status()["agents"] if row["agent"] == agent)
 
@@ -145,6 +175,9 @@ def test_a_living_organisation_swaps_who_is_meant_and_touches_nobody_else(org: O
     assert "swapped: chief" in org("up", str(org.root), "--detach", "--backend", "chief=sweep", cwd=tmp_path), "from anywhere"
     until(lambda: said(org, "chief") not in ("starting", "dead", "failed"), "the sweep chief", 30)
     assert "swapped: chief" not in org("up", "--detach", "--backend", "chief=sweep")
+    words = org("restart", "r2", "--backend", "auto")
+    assert "backend auto for r2: sweep, the best that can start here; spends nobody's money (claude: " in words
+    assert "swapped: r2 (sweep)" in words
     assert "is for people" in org("restart", "r2", "--role", str(mine), env={"ORGCTL_AGENT": "chief"}, code=2)
 
 
