@@ -194,17 +194,31 @@ class Controller:
             raise UserError(f"there is no agent {agent[:40]!r} here: {', '.join(self.team.seats)}")
         if request.kind == "restart":
             self.team.restart(agent, "by request")
-        else:
+            return {"agent": agent}
+        had = self._taker(agent)
+        fresh = had in ("", agent) and had != request.actor if request.kind == "takeover" else bool(had)
+        if fresh:
             what = "taken_over" if request.kind == "takeover" else "released"
             self.lab.ledger.append("intervention", {"what": what}, agent, request.actor)
-        return {"agent": agent}
+            self.lab.refresh()
+        return {"agent": agent, "had": had}
+
+    def _taker(self, agent: str) -> str:
+        """Who said that a person has this agent's pane: a person, or its own process, which opened a shell for one. "": nobody has it."""
+        if agent not in self.lab.state.taken_over:
+            return ""
+        return [fact.actor for fact in self.lab.ledger.each("intervention", agent) if fact.body.get("what") == "taken_over"][-1]
 
     def _check_person(self, request: Request) -> None:
-        """An agent's own process may only say that its own seat was taken over and given back. Under one user id this is a rule, not
-        a lock: whoever forges a request is found in the ledger. Raises UserError."""
+        """An agent's own process may only say that its own seat was taken over and given back, and give back what it said itself. Under one
+        user id this is a rule, not a lock: whoever forges a request is found in the ledger. Raises UserError."""
         seat = self.team.seats.get(request.actor)
+        if seat is None or seat.backend == "shell":
+            return
         own = request.kind in ("takeover", "release") and request.body.get("agent", request.actor) == request.actor
-        if seat and seat.backend != "shell" and not own and request.actor not in self.lab.state.taken_over:
+        if own and request.kind == "release" and self._taker(request.actor) not in ("", request.actor):
+            raise UserError(f"a person has taken {request.actor} over: a person gives it back, by Ctrl-b t or in a terminal of their own")
+        if not own and request.actor not in self.lab.state.taken_over:
             raise UserError(f"{request.actor} is an agent: to {request.kind} is for people, ask one")
 
     def _swap(self, request: Request) -> dict[str, Any]:

@@ -129,8 +129,8 @@ def takeover(
 @app.command()
 def release(agent: AgentName) -> None:
     """Give a pane that was taken over back to its agent."""
-    _ask(Home.find(), "release", {"agent": agent})
-    print(f"{agent} has its pane back")
+    had = _ask(Home.find(), "release", {"agent": agent}).get("had")
+    print(f"{agent} has its pane back" if had else f"nobody had taken {agent} over: it has its pane")
 
 
 @app.command()

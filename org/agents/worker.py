@@ -225,7 +225,6 @@ class Worker(ABC):
             self.say("starting", "the person gave the seat back")
             keys.__enter__()
             screen.__enter__()
-        self.view.state.taken_over.discard(self.agent)
         self.returned()
 
     @abstractmethod

@@ -197,3 +197,4 @@ def test_take_over_and_release_are_facts_and_runs_begun_meanwhile_are_assisted(o
     assert all(run.assisted for run in org.state.runs.values() if run.experiment == name)
     org("takeover", "r1", "--toggle")
     assert "r1" not in org.state.taken_over
+    assert "nobody had taken r1 over" in org("release", "r1")
