@@ -28,6 +28,8 @@ COMMAND_LIMIT = 14_000
 """Bytes of one command: tmux refuses messages above 16 kB."""
 PLACEHOLDER = ["sleep", "2147483647"]
 """What a new pane runs until its agent takes its place. Two words, so that tmux executes it without a shell."""
+WIDTHS = (110, 150)
+"""Columns from which the status line holds some of its hints, and all."""
 INSTALL = "install it (Debian: apt-get install tmux, macOS: brew install tmux)"
 
 COLOURS = {
@@ -79,6 +81,8 @@ def options(name: str, default_size: str) -> list[list[str]]:
     colours = "".join(f"#{{?#{{==:#{{@state}},{state}}},#[fg={colour}],}}" for state, colour in COLOURS.items())
     title = "#{?@label,#{@label},#{@agent}}"
     border = f" {colours}●#[default] #{{?pane_active,#[bold],#[fg=colour250]}}{title}#[default] "
+    all_hints = "^b z zoom · ^b n next · ^b t take over · ^b d leave it running · #[fg=colour250]%H:%M "
+    hints = fitting("^b d leave ", "^b n next · ^b t take over · ^b d leave ", all_hints)
     gone = "#{?pane_dead,#[fg=red]exited #{pane_dead_status}#{pane_dead_signal} #[default],}"
     wanted: dict[str, dict[str, str]] = {
         "-s": {"escape-time": "10", "default-terminal": pane_terminal(), "focus-events": "on"},
@@ -86,8 +90,8 @@ def options(name: str, default_size: str) -> list[list[str]]:
             "base-index": "0", "default-size": default_size, "history-limit": "20000", "mouse": "on",
             "update-environment": "", "renumber-windows": "off", "set-titles": "off", "status-interval": "5",
             "status-style": "bg=colour236,fg=colour250", "status-left-length": "60", "status-right-length": "80",
-            "status-left": f"#[bg=colour31,fg=colour231,bold] orgctl · {name} #[default] ",
-            "status-right": "#[fg=colour245]^b z zoom · ^b n next · ^b t take over · ^b d leave it running · #[fg=colour250]%H:%M ",
+            "status-left": f"#[bg=colour31,fg=colour231,bold] {fitting('', '', 'orgctl · ')}{name} #[default] ",
+            "status-right": f"#[fg=colour245]{hints}",
         },
         "-gw": {
             "pane-base-index": "0", "remain-on-exit": "on", "window-size": "latest", "aggressive-resize": "off",
@@ -98,6 +102,12 @@ def options(name: str, default_size: str) -> list[list[str]]:
         },
     }  # fmt: skip
     return [[scope, key, value] for scope, options in wanted.items() for key, value in options.items()]
+
+
+def fitting(short: str, middle: str, long: str) -> str:
+    """One of three texts, by the width of the terminal: the list of windows, whose number grows as it narrows, has to fit beside them."""
+    narrow, middling = (f"#{{e|<:#{{client_width}},{columns}}}" for columns in WIDTHS)
+    return f"#{{?{narrow},{short},#{{?{middling},{middle},{long}}}}}"
 
 
 def keys(root: Path, program: str) -> list[list[str]]:

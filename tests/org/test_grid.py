@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import pty
+import re
 import select
 import signal
 import struct
@@ -194,6 +195,22 @@ def test_a_small_terminal_gets_more_windows(grid: Grid, size: tuple[int, int], w
     assert len({pane.window for pane in (grid.observe() or {}).values()} - {"board"}) == windows
     with attached(grid.attach_argv(), *size):
         assert readable(grid, size[0])
+
+
+@pytest.mark.parametrize(("columns", "hint"), [(80, "^b d leave"), (110, "^b t take over"), (150, "^b z zoom")])
+def test_the_status_line_has_room_for_the_list_of_windows_and_whole_hints(grid: Grid, columns: int, hint: str) -> None:
+    def line() -> str:
+        client = tmux(grid, "list-clients", "-F", "#{client_name}").strip()
+        windows = "#{W:#{T:window-status-format},#{T:window-status-current-format}}"
+        shown = tmux(grid, "display-message", "-p", "-c", client, f"#{{T:status-left}}{windows}|#{{T:status-right}}")
+        return re.sub(r"#\[[^]]*\]", "", shown.rstrip("\n")) if client else ""
+
+    up(grid, "chief", "r1", "r2", "r3", size=(columns, 24))
+    with attached(grid.attach_argv(), columns, 24):
+        shown = until(line, "somebody looks", 10)
+        windows, hints = shown.split("|")
+        assert hint in hints and all(name in windows for name in [grid.name, "0 board", "1 grid-1"])
+        assert len(shown) - 1 <= columns
 
 
 def test_a_smaller_terminal_spreads_the_agents_and_a_larger_gathers_them_undisturbed(grid: Grid) -> None:
