@@ -1,4 +1,4 @@
-"""The door: mounts each room's commands and turns a mistake of the user's into one line and exit code 2."""
+"""The door: mounts each room's commands, asks in whose name they speak, and turns a mistake of the user's into one line and exit code 2."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import org.lever_commands
 import org.memory_commands
 import org.standup_commands
 from comms.message import MailError
-from lab import failures
+from lab import failures, speaker
 from lab.home import check_program
 
 app = typer.Typer(
@@ -36,6 +36,7 @@ def program(
     """Program a research organisation of AI agents on one metric, and believe only what its laboratory has measured."""
     if name is not None:
         os.environ["ORGCTL_PROGRAM"] = check_program(name)
+    speaker.check()
 
 
 app.add_typer(org.commands.app)

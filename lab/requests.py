@@ -33,6 +33,12 @@ class Request:
         digits = self.id.partition("-")[0]
         return int(digits) / 1e9 if digits.isascii() and digits.isdigit() and len(digits) == 20 else None
 
+    @property
+    def pid(self) -> int | None:
+        """The process that made it, by its id; None where that says nothing."""
+        digits = self.id.partition("-")[2]
+        return int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 10 else None
+
 
 def ask(home: Home, kind: str, actor: str, body: dict[str, Any]) -> str:
     """Leave a request and return its id (sorts by time)."""

@@ -5,7 +5,7 @@ stored; fold the same facts twice and get the same state. `View` keeps a fold up
 state keeps indexes (open runs, banks), so that a look costs the same with ten runs and with thirty thousand.
 
 Fact kinds (body keys in brackets); a baseline bank, a control and a frontier are runs of that purpose, a promotion is a trunk fact:
-  session     [task, scale, org_hash, hashes, device, design, program, policy, up, stopped]   subject "" (several; later keys win)
+  session     [task, scale, org_hash, hashes, device, design, program, policy, up, agents, stopped]   subject "" (several; later keys win)
   trunk       [commit, parent, experiment, why, reverts, bank]     subject = commit (a promotion names its experiment; what takes
               one back names that in `reverts`, and in `bank` the commit with the same files whose bank serves)
   checked     [commit, effect, low, high, p, n, m, holds]          subject E....   (a promoted commit's bank against its parent's)

@@ -17,6 +17,7 @@ from typing import Any
 
 from comms.mailbox import Mail
 from comms.message import MailError
+from lab import speaker
 from lab.backup import back_up
 from lab.errors import UserError
 from lab.files import read_json, remove, write_json
@@ -28,6 +29,7 @@ from lab.requests import Request, answer, waiting
 from lab.steps import Policy
 from org import design as designs
 from org import levers, news, role, session, swap
+from org.agents import base
 from org.grid import Grid
 from org.standup import Standups
 from org.team import IN_THE_WAY, Team
@@ -172,6 +174,7 @@ class Controller:
         """What a request asks for; returns the answer's body."""
         if request.kind == "malformed":
             raise UserError("the request file is not valid: use the orgctl commands")
+        self._check_speaker(request)
         if request.kind in PEOPLE_REQUESTS:
             return self._person(request)
         if request.kind in levers.KINDS:
@@ -181,6 +184,18 @@ class Controller:
                 self.levers.check_run(request)
             return self.orders.take(request)
         raise UserError(f"unknown request {request.kind[:40]!r}")
+
+    def _check_speaker(self, request: Request) -> None:
+        """Nobody speaks but agents and people, and a process that lives in an agent's seat for nobody else. Raises UserError."""
+        speaker.check_name(request.actor, list(self.team.seats))
+        seat = speaker.other_seat(self.home, request.actor, request.pid, request.time) if request.pid is not None else ""
+        if seat not in self.team.seats:
+            return
+        model = base.load(self.team.seats[seat].backend).spends_money
+        if seat not in self.lab.state.taken_over or (model and request.kind == "release"):
+            text = f"a process in {seat}'s seat (pid {request.pid}) asked for a {request.kind[:40]} in the name of {request.actor}: refused"
+            self.lab.ledger.append("alarm", {"text": text}, seat)
+            raise UserError(f"this runs in {seat}'s seat and may not speak as {request.actor}")
 
     def _person(self, request: Request) -> dict[str, Any]:
         self._check_person(request)
@@ -216,6 +231,8 @@ class Controller:
         if seat is None or seat.backend == "shell":
             return
         own = request.kind in ("takeover", "release") and request.body.get("agent", request.actor) == request.actor
+        if own and request.kind == "takeover" and base.load(seat.backend).spends_money:
+            raise UserError(f"{request.actor} is a model: that a person has its pane is for the person to say, by Ctrl-b t")
         if own and request.kind == "release" and self._taker(request.actor) not in ("", request.actor):
             raise UserError(f"a person has taken {request.actor} over: a person gives it back, by Ctrl-b t or in a terminal of their own")
         if not own and request.actor not in self.lab.state.taken_over:
@@ -286,8 +303,12 @@ class Controller:
         self.team.start_swapped()
         unassigned, chiefs = self.design.process.standup.unassigned, sorted(self.lab.chiefs)
         self.lab.ledger.append(
-            "session", {"up": time.time(), "policy": asdict(self.lab.policy), "chiefs": chiefs, "unassigned": unassigned}
-        )
+            "session",
+            {
+                "up": time.time(), "policy": asdict(self.lab.policy), "chiefs": chiefs, "unassigned": unassigned,
+                "agents": list(self.team.seats),
+            },
+        )  # fmt: skip
         self._heartbeat()
         while not self.stopping and not self.leaving:
             for duty in self.duties:

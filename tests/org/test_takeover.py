@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import subprocess
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from lab.files import write_json
 from lab.requests import ask, wait_answer
 from org.controller import Controller
 from org.session import Wish, found
@@ -51,3 +57,59 @@ def test_the_shell_in_a_sweeps_pane_gives_it_back_unless_a_person_took_it_meanwh
 def test_to_give_back_what_nobody_has_is_no_fact(controller: Controller) -> None:
     assert asked(controller, "release", "person") == {"ok": True, "kind": "release", "agent": "r1", "had": ""}
     assert facts(controller) == []
+
+
+# In whose name
+
+
+@contextlib.contextmanager
+def seated(controller: Controller, agent: str, role: str = "researcher") -> Iterator[int]:
+    """A process that lives in an agent's seat, beneath what the pane runs, and calls itself chief."""
+    home = {"ORGCTL_HOME": str(controller.home.root), "PATH": os.environ["PATH"]}
+    command = "ORGCTL_AGENT=chief ORGCTL_ROLE=human sleep 1000 & echo $!; wait"
+    env = {**home, "ORGCTL_AGENT": agent, "ORGCTL_ROLE": role}
+    pane = subprocess.Popen(["sh", "-c", command], env=env, stdout=subprocess.PIPE, text=True)
+    assert pane.stdout is not None
+    inner = int(pane.stdout.readline())
+    try:
+        yield inner
+    finally:
+        os.kill(inner, 9)
+        pane.wait()
+
+
+def said_by(controller: Controller, pid: int, actor: str, kind: str = "audit") -> str:
+    """Why a request by that process is refused; "" when it is not for who asks."""
+    name = f"{time.time_ns():020d}-{pid}"
+    write_json(controller.home.requests / f"{name}.json", {"kind": kind, "actor": actor, "body": {"agent": "r1"}})
+    controller._requests()
+    error = str((wait_answer(controller.home, name, 0) or {}).get("error", ""))
+    return error if "may not speak" in error or "is nobody" in error else ""
+
+
+def test_a_request_from_one_agents_seat_in_anothers_name_is_refused_with_an_alarm(controller: Controller) -> None:
+    with seated(controller, "r1") as pid:
+        for actor in ("r2", "person"):
+            assert f"this runs in r1's seat and may not speak as {actor}" in said_by(controller, pid, actor)
+        alarms = [fact.body["text"] for fact in controller.lab.ledger.facts("alarm", "r1")]
+        assert alarms[0] == f"a process in r1's seat (pid {pid}) asked for a audit in the name of r2: refused" and len(alarms) == 2
+        assert not said_by(controller, pid, "r1"), "for itself it may ask"
+        controller.lab.ledger.append("intervention", {"what": "taken_over"}, "r1", "person")
+        assert not said_by(controller, pid, "r2"), "a person sits there"
+    with seated(controller, "r2", role="human") as pid:
+        assert not said_by(controller, pid, "person")
+    assert not said_by(controller, os.getpid(), "r2") and not said_by(controller, 2**22 + 1, "r2")
+    assert len(controller.lab.ledger.facts("alarm")) == 2
+
+
+def test_a_process_that_is_younger_than_the_request_did_not_make_it(controller: Controller) -> None:
+    with seated(controller, "r1") as pid:
+        name = f"{time.time_ns() - 60 * 10**9:020d}-{pid}"
+        write_json(controller.home.requests / f"{name}.json", {"kind": "audit", "actor": "r2", "body": {}})
+        controller._requests()
+        assert "may not speak" not in str(wait_answer(controller.home, name, 0))
+
+
+@pytest.mark.parametrize("name", ["lab", "trunk", "../worktrees/r2", "r1\n", "x" * 3000, "", "r9"])
+def test_nobody_asks_in_a_name_that_is_nobodys(controller: Controller, name: str) -> None:
+    assert "is nobody of this organisation" in said_by(controller, os.getpid(), name)

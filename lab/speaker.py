@@ -1,0 +1,95 @@
+"""In whose name a command may speak: that of the seat it runs in, or a person's. Called by the door for each command, and by the
+controller for each request.
+
+A rule and no lock: under one user id a process may make itself look like another's. But a name that is nobody's here is refused, and so
+is an agent's command that names another agent or a person: the processes above it tell whose seat it runs in, since each has in its
+environment what its seat gave it. In a seat that a person has taken over a person speaks as they like.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection
+from pathlib import Path
+
+import psutil
+
+from lab import client
+from lab.errors import UserError
+from lab.home import MAIN, Home
+from lab.ledger import Ledger
+from lab.process import Identity
+from lab.text import clean
+
+NAME = re.compile(r"[a-z][a-z0-9-]{0,23}")
+NOBODY = ("all", "board", "lab", "org", "trunk")
+"""Names that no agent bears."""
+FREE = "human"
+"""The role of a seat in which a person sits anyway."""
+
+
+def check() -> None:
+    """Raises UserError when this command may not speak in the name that it bears. Outside of an organisation every name is right."""
+    try:
+        home = Home.find()
+        ledger = Ledger(home.ledger)
+    except UserError:
+        return  # the command says what is wrong, if it needs one
+    try:
+        name = client.me(home)
+        check_name(name, agents(ledger))
+        seat = other_seat(home, name, os.getpid())
+        if seat and not taken_over(ledger, seat):
+            remedy = f"a person takes it over first (`orgctl takeover {seat}`)"
+            raise UserError(f"this runs in {seat}'s seat and may not speak as {name}: {remedy}")
+    finally:
+        ledger.close()
+
+
+def check_name(name: str, known: Collection[str]) -> None:
+    """Raises UserError for a name that is neither `person` nor an agent's; with no agents known, for one that no agent could bear."""
+    if name == client.PERSON or (name in known if known else NAME.fullmatch(name) and name not in NOBODY):
+        return
+    here = f"name one of {', '.join(known)}, or" if known else "or name"
+    raise UserError(f"ORGCTL_AGENT={clean(name, 40)!r} is nobody of this organisation: unset it, {here} {client.PERSON}")
+
+
+def agents(ledger: Ledger) -> list[str]:
+    """The agents of this session, by its own facts; [] before it was first up."""
+    told = [fact.body["agents"] for fact in ledger.each("session", "") if fact.actor == "lab" and "agents" in fact.body]
+    return [str(name) for name in told[-1]] if told and isinstance(told[-1], list) else []
+
+
+def other_seat(home: Home, name: str, pid: int, before: float | None = None) -> str:
+    """The agent of this organisation in whose seat a process runs, if that is another than `name`; "" where none is found.
+
+    `before`: seconds since the epoch at which the process must have been there, since numbers are used again.
+    """
+    identity = Identity.of(pid)
+    if identity is None or (before is not None and identity.began() > before + 1):
+        return ""
+    try:
+        process = psutil.Process(pid)
+        line = [process, *process.parents()]
+    except psutil.Error:
+        return ""
+    return next((seat for one in line if (seat := _seat(home, one)) not in ("", name)), "")
+
+
+def _seat(home: Home, process: psutil.Process) -> str:
+    """The agent as which a process was started here; "" for none, for a person's seat, and where one may not look."""
+    try:
+        environment = process.environ()
+    except (psutil.Error, OSError):
+        return ""
+    where, program = environment.get("ORGCTL_HOME", ""), environment.get("ORGCTL_PROGRAM") or MAIN
+    if not where or program != home.program or environment.get("ORGCTL_ROLE") == FREE or Path(where).resolve() != home.root.resolve():
+        return ""
+    return str(environment.get("ORGCTL_AGENT", ""))
+
+
+def taken_over(ledger: Ledger, agent: str) -> bool:
+    """Has a person this agent's seat?"""
+    moves = [fact.body.get("what") for fact in ledger.each("intervention", agent)]
+    return next((what == "taken_over" for what in reversed(moves) if what in ("taken_over", "released")), False)
