@@ -72,6 +72,14 @@ def of(seat: Seat) -> Cost | None:
     return found
 
 
+def grown(before: Cost | None, now: Cost) -> Cost:
+    """The count from now on: what was counted once stays counted, in tokens and in dollars."""
+    if before is None:
+        return now
+    most, least = now if now.tokens >= before.tokens else before, max(before.least, now.least)
+    return most if most.least == least else replace(most, dollars=None, part=least)
+
+
 def said(cost: dict[str, Any] | None) -> str:
     """12,300 tokens, $0.25; >= $0.25 where a part has no price; "" for who cost nothing."""
     if not cost or not cost["tokens"]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from comms.mailbox import Mail
 from comms.message import MailError
@@ -19,7 +18,7 @@ from lab.home import Home
 from lab.ledger import Ledger
 from lab.text import clean
 from org import cost
-from org.agents.base import Seat
+from org.agents.base import Cost, Seat
 from org.agents.event import write_event
 from org.attendance import Attendance
 from org.design import Design
@@ -36,8 +35,8 @@ class Spending:
     mail: Mail
     attendance: dict[str, Attendance]
     """The team's own."""
-    counted: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Agent -> what it has used, as `cost.kept`."""
+    counted: dict[str, Cost] = field(default_factory=dict)
+    """Agent -> what it has used."""
 
     def count(self, seats: Mapping[str, Seat], design: Design) -> str:
         """Count and write down what every agent has used, and hold them to their budgets. Returns what is wrong with the count of one
@@ -46,12 +45,13 @@ class Spending:
         for name, seat in seats.items():
             try:
                 found = cost.of(seat)
-                if found is not None and found.tokens >= self.counted.get(name, {"tokens": 0})["tokens"]:
-                    self.counted[name] = cost.kept(found)
-                    cost.write(self.home, name, found)
+                if found is not None:
+                    self.counted[name] = cost.grown(self.counted.get(name), found)
+                    cost.write(self.home, name, self.counted[name])
             except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
                 trouble.append(f"the cost of {name} cannot be read and written down: {error}")
-        costs = {name: self.counted.get(name) or cost.read(self.home, name) for name in seats}
+        counted = {name: cost.kept(one) for name, one in self.counted.items()}
+        costs = {name: counted.get(name) or cost.read(self.home, name) for name in seats}
         whole = cost.Budget.of(design.process.budget.model_dump())
         for name, seat in seats.items():
             used = costs[name]

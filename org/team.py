@@ -218,7 +218,11 @@ class Team:
         for name in self.seats:
             record = self.attendance.setdefault(name, Attendance(born=now))
             pane = seen.get(name)
-            if record.given_up or (pane is not None and not pane.dead):
+            if pane is not None and not pane.dead:
+                if record.hindered:  # it could be started after all
+                    record.hindered, record.tries, record.next_try = "", 0, 0.0
+                continue
+            if record.given_up:
                 continue
             if pane is None:
                 missing = missing or now >= record.next_try
