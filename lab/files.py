@@ -13,7 +13,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from worktrees.trees import set_aside
+from worktrees.aside import set_aside
 
 log = logging.getLogger("orgctl")
 LIMIT_BYTES = 16_000_000

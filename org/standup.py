@@ -31,7 +31,7 @@ from org.digest import Said, digest, examine
 from org.recorded import Known
 from org.reports import Report
 from tasks.spec import Task
-from worktrees.trees import set_aside
+from worktrees.aside import set_aside
 
 log = logging.getLogger("orgctl")
 POST = "lab"

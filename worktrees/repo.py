@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from worktrees import snapshots, trees
+from worktrees.aside import set_aside
 from worktrees.founding import IGNORE, finish, found
 from worktrees.plumbing import (
     AGENT,
@@ -149,7 +150,7 @@ class Repo:
             if self._registered(path) is not None:
                 return note
         if os.path.lexists(path) and (path.is_symlink() or not path.is_dir() or any(path.iterdir())):
-            note = f"{path} was no worktree: renamed to {trees.set_aside(path).name}"
+            note = f"{path} was no worktree: renamed to {set_aside(path).name}"
         path.parent.mkdir(parents=True, exist_ok=True)
         held = self.git.ref(f"refs/heads/{branch}")
         which = ["--", str(path), branch] if held else ["-b", branch, "--", str(path), commit]

@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from worktrees.aside import set_aside
 from worktrees.plumbing import GitError, Plumbing, check_path, shown
 
 DRAFT = ".orgctl-draft-"
@@ -278,15 +279,6 @@ def _clear_the_way(root: Path, path: str, tracked: bool) -> list[str]:
             continue
         kept.append(str(set_aside(place).relative_to(root)))
     return kept
-
-
-def set_aside(place: Path) -> Path:
-    """Rename what lies there to `<name>.kept` (or .kept2, ...); returns the new path."""
-    number = 1
-    while os.path.lexists(aside := place.with_name(f"{place.name[:200]}.kept{number if number > 1 else ''}")):
-        number += 1
-    place.rename(aside)
-    return aside
 
 
 def _set_executable(root: Path, path: str, wanted: bool) -> None:
