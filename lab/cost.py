@@ -45,7 +45,7 @@ def cost(runs: Sequence[Run], bank: Bank, target: bool = False) -> Cost | None:
     flops, seconds = ratio(mine, theirs, "flops"), ratio(mine, theirs, "seconds")
     if target:
         return Cost(flops, None, f"decided at the cost of reaching the target, which is the metric{_beside(mine, theirs)}")
-    if kind == "time" and all(run.account.get("startup_seconds") is not None for run in [*mine, *theirs]):
+    if kind == "time" and all(map(_fed, [*mine, *theirs])):
         said = f"decided at equal seconds, which the budget sees to{_beside(mine, theirs, 'seconds')}"
         return Cost(seconds, None, said, "seconds")
     if flops and kind == "flops":
@@ -69,6 +69,11 @@ def control(runs: Sequence[Run], bank: Bank) -> float | None:
     """The multiple of the budget with which trunk must be beaten too, so far; None: none, or unknown."""
     known = cost(runs, bank)
     return known.control if known else None
+
+
+def _fed(run: Run) -> bool:
+    """Did a feeder count for it, and so end its budget? One has counted tokens at least."""
+    return any(run.account.get(name) is not None for name in ("tokens", "startup_seconds"))
 
 
 def _finished(runs: Sequence[Run]) -> list[Run]:

@@ -15,8 +15,6 @@ from lab.records import LABORATORY, OURS
 KIND = "disowned"  # of lab.records.OURS
 FROM_COMMANDS = ("proposal", "amendment", "review", "alarm")
 """Kinds that commands of agents and people write themselves, in their own name; the others ask the controller (`lab.requests`)."""
-SETTINGS = {"hashes", "manifest"}
-"""What `orgctl up` writes into a session beside a controller that serves: of data that were lost and prepared again."""
 
 
 def forged(fact: Fact) -> bool:
@@ -43,8 +41,6 @@ def imposters(new: Iterable[Fact], own: set[int]) -> dict[int, str]:
 
 def _why(fact: Fact) -> str:
     if forged(fact) or (fact.kind in FROM_COMMANDS and not (fact.kind == "proposal" and fact.actor == LABORATORY)):
-        return ""
-    if fact.kind == "session" and fact.body.keys() <= SETTINGS:
         return ""
     if fact.actor == LABORATORY:
         return "it bears the laboratory's name and is not from it"

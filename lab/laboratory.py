@@ -47,7 +47,7 @@ class Laboratory:
         self.known, _ = self.ledger.head()
         self.mirrored = ""
         """The commit that the git ref was last seen at, when it agreed with the ledger."""
-        self.runs = Runs(self.home, self.task, self.slots, self.view)
+        self.runs = Runs(self.home, self.task, self.slots, self.view, self.refresh)
         self._settled: tuple[int, Policy] | None = None
 
     @property
@@ -59,9 +59,11 @@ class Laboratory:
         new = self.view.refresh()
         if self.alone and self.known < self.state.last:
             fresh = self.ledger.facts(after=self.known)
-            self.known = fresh[-1].id
-            if found := disowned.imposters(fresh, self.ledger.own):
+            found = disowned.imposters(fresh, self.ledger.own)
+            if found:
                 self.ledger.append(disowned.KIND, disowned.body(found, fresh))
+            self.known = fresh[-1].id  # not before: what could not be written is looked at again
+            if found:
                 new = [fact for fact in [*new, *self.view.refresh()] if fact.id not in self.state.disowned]
         return new
 
@@ -73,6 +75,13 @@ class Laboratory:
         if found := verify.unfounded(self.ledger, self.task, self.home.runs, self.repo, after) if after < self.known else {}:
             self.ledger.append(disowned.KIND, disowned.body(found, self.ledger.each(after=after)))
         self.refresh()
+        pinned = ""
+        for fact in self.ledger.each("session"):
+            manifest = str(fact.body.get("manifest") or pinned)
+            text = f"{self.home.data} was pinned anew by fact {fact.id} while nobody served: right if the data were lost then"
+            if fact.id > after and pinned not in ("", manifest) and fact.id not in self.state.disowned and text not in self.state.alarms:
+                self.write("alarm", "data", {"text": text})
+            pinned = manifest
 
     def write(self, kind: str, subject: str, body: dict[str, Any], actor: str = "lab") -> None:
         self.ledger.append(kind, body, subject, actor)
@@ -152,7 +161,7 @@ class Laboratory:
             "attempt": wanted.attempt,
             "purpose": wanted.purpose,
             "commit": wanted.commit,
-            "seed": FIRST_SEED + len(self.state.runs),
+            "seed": FIRST_SEED + self.ledger.count("run"),
             "splits": list(wanted.splits),
             "budget": budget.model_dump(),
             "agent": wanted.agent,

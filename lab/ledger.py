@@ -200,6 +200,10 @@ class Ledger:
         for i, t, of, about, actor, body, digest in rows:
             yield Fact(i, t, of, about, actor, _read(body), digest)
 
+    def count(self, kind: str) -> int:
+        """Number of facts of a kind, whoever wrote them."""
+        return int(self._db.execute("SELECT COUNT(*) FROM facts WHERE kind=?", (kind,)).fetchone()[0])
+
     def head(self) -> tuple[int, str]:
         """(id, hash) of the last fact; (0, 64 zeros) when empty."""
         row = self._db.execute("SELECT id, hash FROM facts ORDER BY id DESC LIMIT 1").fetchone()

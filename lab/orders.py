@@ -247,7 +247,9 @@ class Orders:
         _, manifest = read_manifest(self.lab.home.next_data)
         if not manifest:
             raise UserError(f"the data of scale {following.scale.name} are not prepared: `orgctl exp carry` does that first")
-        if why := carry.known(self.lab.state, following.scale.name, ideas, seeds):
+        pinned = next((one.manifest for one in reversed(self.lab.state.carries.values()) if one.manifest), manifest)
+        why = carry.known(self.lab.state, following.scale.name, ideas, seeds)
+        if why and pinned == manifest:  # else the data were made anew, and what is still to run goes on with those
             raise UserError(why)
         body = {"scale": following.scale.name, "seeds": seeds, "by": request.actor, "ideas": ideas, "manifest": manifest}
         order = self.lab.ledger.append_new("carry_order", "C", body, request.actor).subject

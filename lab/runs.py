@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -39,12 +40,16 @@ LARGEST_PROBE = 16.0
 
 @dataclass
 class Runs:
-    """The runs of one session; `view` is the laboratory's own."""
+    """The runs of one session; `view` is the laboratory's own, `look` how it folds in what is new."""
 
     home: Home
     task: Task
     slots: list[Slot]
     view: View
+    look: Callable[[], object] | None = None
+
+    def refresh(self) -> None:
+        (self.look or self.view.refresh)()
 
     @property
     def state(self) -> State:
@@ -71,9 +76,11 @@ class Runs:
             raise UserError(f"less than {FREE_BYTES / 1e6:.0f} MB are free on the disk of {self.home.org}: no run is started")
         running = [run for run in self.state.open.values() if run.status == "running"]
         picked = pick(self.state, free(self.slots, running))
-        if picked:
-            self._check_pinned({run.purpose == "carry" for run, _ in picked})
-        for run, slot in picked:
+        if any(run.purpose != "carry" for run, _ in picked):
+            self._check_pinned(carried=False)
+        for run, slot in sorted(picked, key=lambda one: one[0].purpose == "carry"):
+            if run.purpose == "carry":  # last: data of the next scale that are not right hold up nothing else
+                self._check_pinned(carried=True)
             self._start(run, slot)
 
     def _data(self, carried: bool) -> tuple[Path, str]:
@@ -82,15 +89,14 @@ class Runs:
             return self.home.data, str(self.state.session.get("manifest") or "")
         return self.home.next_data, next(reversed(self.state.carries.values())).manifest if self.state.carries else ""
 
-    def _check_pinned(self, carried: set[bool]) -> None:
-        """Raises Unpinned when a manifest of the data (`carried`: of which scale) or a protected file is not what was pinned."""
-        for data, manifest in map(self._data, carried):
-            if manifest and read_manifest(data)[1] != manifest:
-                again = "exp carry" if data == self.home.next_data else "up"
-                raise Unpinned(
-                    f"{data}/manifest.json is not what was pinned when the data were made: no run is started until it is restored"
-                    f" (or remove {data}: `{self.home.command} {again}` prepares it again)"
-                )
+    def _check_pinned(self, carried: bool) -> None:
+        """Raises Unpinned when the manifest of the data (`carried`: of the next scale) or a protected file is not what was pinned."""
+        data, manifest = self._data(carried)
+        if manifest and read_manifest(data)[1] != manifest:
+            raise Unpinned(
+                f"{data}/manifest.json is not what was pinned when the data were made: no run {'is carried' if carried else 'is started'}"
+                f" until it is restored (or remove {data}: `{self.home.command} {'exp carry' if carried else 'up'}` prepares it again)"
+            )
         for name, expected in self.state.session.get("protected", {}).items():
             pinned(self.home.protected / name, expected)
 
@@ -103,7 +109,7 @@ class Runs:
         identity = local.start(self.home, run.id)
         body = {"slot": slot.index, "pid": identity.pid, "started": identity.started, "device": slot.device}
         self.view.ledger.append("start", body, run.id)
-        self.view.refresh()
+        self.refresh()
 
     def _spec(self, run: Run, slot: Slot) -> RunSpec:
         parent = self._parent(run)
@@ -195,7 +201,7 @@ class Runs:
         body = as_recorded(run, found)
         body["flags"] = self._flags(run, body["metric"], body["account"]) if body["status"] == "ok" else []
         self.view.ledger.append_once("result", body, run.id, but=self.state.disowned)
-        self.view.refresh()
+        self.refresh()
 
     def _flags(self, run: Run, metric: dict[str, float], account: dict[str, Any]) -> list[str]:
         """What is odd about a candidate's run beside its parent's bank."""

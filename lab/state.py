@@ -11,7 +11,7 @@ Fact kinds (body keys in brackets); a baseline bank, a control and a frontier ar
   checked     [commit, effect, low, high, p, n, m, holds]          subject E....   (a promoted commit's bank against its parent's)
   proposal    [agent, hypothesis, mechanism, family, direction, min_effect, held_constant, params, base, again]   subject E0001
   amendment   [those of hypothesis ... held_constant that are new, again]   subject E....   (before the first run only)
-  attempt     [number, parent, commit, diff, changed, ignored, again, resubmitted]   subject E....   (snapshot or rebase; judged apart)
+  attempt     [number, parent, commit, diff, changed, ignored, again, resubmitted, areas]   subject E....   (a snapshot or rebase)
   run         [experiment, attempt, purpose, commit, seed, splits, budget, agent, home_slot, prompt, assisted, dial]  subject R0001 (queued)
   start       [slot, pid, started, device]                         subject R....
   result      [status, reason, metric, account, hashes, log_tail, ended, flags, unsealed]   subject R....
@@ -180,12 +180,13 @@ class State:
             elif "stopped" in body and self.up and self.up[-1][1] is None:
                 self.up[-1] = (self.up[-1][0], fact.time)
         elif fact.kind == "trunk":
-            step = Trunk(
-                body["commit"], body["parent"], body["experiment"], body["why"], fact.time, body.get("reverts", "")
-            )
+            words = (body["commit"], body["parent"], body["experiment"], body["why"], body.get("reverts", ""), body.get("bank") or "")
+            if not all(isinstance(word, str) for word in words):
+                raise TypeError("a step of trunk is told in words")
+            step = Trunk(*words[:4], fact.time, words[4])
             self.trunks.append(step)
             self._approach()
-            if bank := body.get("bank"):
+            if bank := words[5]:
                 self.serves[step.commit] = self.serves.get(bank, bank)
             if step.experiment in self.experiments:
                 self.experiments[step.experiment].promoted = step.commit
@@ -267,7 +268,9 @@ class State:
 
     def _result(self, run: Run, fact: Fact) -> None:
         body = fact.body
-        metric, account, hashes = dict(body["metric"]), dict(body["account"]), dict(body["hashes"])
+        metric, account, hashes = body["metric"], body["account"], body["hashes"]
+        if not all(isinstance(one, dict) for one in (metric, account, hashes)):
+            raise TypeError("a result holds objects")
         status, reason, tail = body["status"], body["reason"], body["log_tail"]
         run.flags, run.unsealed = list(body.get("flags") or []), body.get("unsealed")
         run.status, run.reason, run.log_tail, run.ended = status, reason, tail, float(body.get("ended") or fact.time)

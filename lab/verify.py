@@ -1,8 +1,9 @@
 """Does everything that the ledger says still follow from what is there? One line for each thing that does not fit.
 
-Called by `orgctl ledger verify`. Nothing recorded is believed: the hash chain is recomputed, results are read again from their
-runs' folders, snapshots are looked for in git, and every nomination, verdict and promotion is derived anew from the facts before
-it, by the workflow itself. Under one user id a forger can still make all of it agree; then it is no ledger of these runs any more.
+Called by `orgctl ledger verify`, and (`unfounded`) before a controller begins. Nothing recorded is believed: the hash chain is
+recomputed, results are read again from their runs' folders, snapshots are looked for in git, and every nomination, verdict and
+promotion is derived anew from the facts before it, by the workflow itself. Under one user id a forger can still make all of it
+agree; then it is no ledger of these runs any more.
 """
 
 from __future__ import annotations
@@ -108,17 +109,21 @@ def unfounded(ledger: Ledger, task: Task, runs: Path, repo: Repo, after: int) ->
                 state.disowned.add(fact.id)
             state.apply(fact)
         except MALFORMED:
-            state.last = fact.id  # readers pass it over
+            if fact.id > after and fact.id not in state.disowned:
+                found[fact.id] = "it is malformed"
+                state.disowned.add(fact.id)
+            state.last = fact.id
     return found
 
 
 def _disowned_wrongly(ledger: Ledger, task: Task, after: int) -> set[int]:
-    """Numbers of facts `disowned` after that number which name a nomination, verdict or table that the facts before it call for."""
+    """Numbers of facts `disowned` after that number which name a nomination, verdict or table that the facts before it call for, or
+    what was vetted already: a controller disowns at its next look, and not what is old."""
     late = {number: fact.id for fact in ledger.each(KIND, after=after) for number in passed_over([fact])}
     state, found = State(disowned=passed_over(fact for fact in ledger.each(KIND) if fact.id <= after)), set()
     for fact in ledger.each() if late else ():
         with contextlib.suppress(*MALFORMED):
-            if fact.id in late and fact.kind in STRICT and not any(_objections(state, task, fact)):
+            if fact.id in late and (fact.kind in STRICT or fact.id <= after) and not any(_objections(state, task, fact)):
                 found.add(late[fact.id])
             elif fact.id in late:
                 continue

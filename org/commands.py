@@ -132,7 +132,7 @@ def _home_for(root: Path, wish: session.Wish) -> Home:
         seat_commands.swapped(home, wish.swap(designs.read(home)), _say)
     else:
         home = session.found(root, wish, _say)
-    session.ready_data(home, _say)
+    session.ready_data(home, _say, serving=daemon.alive(home) is not None)
     return home
 
 

@@ -85,7 +85,7 @@ def stop(home: Home, actor: str, keep_runs: bool) -> None:
     try:
         with FileLock(home.locks / "controller.lock", timeout=5):
             last = Controller(home)
-            last.lab.refresh()
+            last.lab.vet()
             running = any(run.status == "running" for run in last.lab.state.runs.values())
             if last.grid.running() or (running and not keep_runs):
                 shut_down(home, last.lab, last.grid, keep_runs)

@@ -208,8 +208,9 @@ def shelves(wish: Wish) -> list[str]:
     return list(dict.fromkeys(str(folder.resolve()) for folder in wish.library or []))
 
 
-def ready_data(home: Home, say: Callable[[str], None]) -> None:
-    """Build the task's data once, and write its hashes down; quick when it is there.
+def ready_data(home: Home, say: Callable[[str], None], serving: bool = False) -> None:
+    """Build the task's data once, and write its hashes down; quick when it is there. Beside a controller that is `serving` nothing is
+    written: it would be taken for an imposter's.
 
     Data that were lost and are prepared again here may have another manifest, since it names absolute paths: with the hashes on record
     it is pinned anew, with an alarm. Raises UserError for any other data than those on record.
@@ -234,6 +235,12 @@ def ready_data(home: Home, say: Callable[[str], None]) -> None:
         if before and (before != hashes or pinned not in (None, now)) and not anew:
             raise UserError(
                 f"{home.data} is not the data this session began with (hashes differ): restore it, or remove it to have it prepared again"
+            )
+        if serving and (not before or pinned is None or anew):
+            shutil.rmtree(home.data)
+            raise UserError(
+                f"{home.data} is gone, and made again it has another manifest, which is not pinned while the organisation is up: "
+                f"`{home.command} down`, then `{home.command} up` prepares it"
             )
         if not before or pinned is None:
             ledger.append("session", {"hashes": hashes, "manifest": now})

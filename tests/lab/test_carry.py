@@ -149,9 +149,15 @@ def test_a_promoted_idea_is_run_at_the_next_scale_by_the_laboratory_at_work(
     honest = manifest.read_bytes()
     manifest.write_bytes(honest + b"\n")
     site.lab.step()
+    site.lab.write("replication_order", "E0001", {"attempt": 1, "seeds": 2, "by": "person"}, "person")
+    site.lab.step()
     with pytest.raises(UserError, match=r"next-data/manifest.json is not what was pinned .*exp carry` prepares it again"):
-        site.lab.runs.start(0.0)
+        until(lambda: [site.lab.step(), site.lab.runs.start(0.0)][1], "nothing but what is carried is held up", 30)
+    assert {run.purpose for run in site.lab.state.open.values()} == {"carry"}
+    again = Orders(site.lab).take(requests.Request("2", "carry", "person", {"seeds": 3}))
+    assert (again["carry"], again["ideas"]) == ("C0002", ["E0001"]), "data that were made anew may be pinned"
     manifest.write_bytes(honest)
+    Orders(site.lab).take(requests.Request("3", "carry", "person", {"seeds": 3}))
 
     def done() -> bool:
         site.lab.step()

@@ -8,8 +8,10 @@ import pytest
 
 from lab.attempt import interleaved
 from lab.claims import reported, said
+from lab.cost import cost
 from lab.experiment import decide
 from lab.queue import pick, waiting
+from lab.records import Bank
 from lab.slots import Slot
 from lab.steps import Policy, Promote, Queue, Rebase, Write
 from tasks.spec import Task
@@ -217,6 +219,20 @@ def test_who_takes_longer_than_a_budget_of_seconds_that_no_feeder_counts_is_char
     (verdict,) = story.next()
     said = "decided at equal seconds of the device, since no feeder holds training to its budget: 1.500x the bank's"
     assert (verdict.body["verdict"], verdict.body["reasoning"][3]) == ("bought", said)
+
+
+def test_a_feeder_that_counts_no_start_up_still_holds_training_to_its_seconds(story: Story) -> None:
+    story.scale(budget={"kind": "time", "amount": 5.5})
+    name = nominated(story, startup=None)
+    confirmed(story, name, startup=None, seconds=15.0)
+    state = story.state
+    runs = {side: [run for run in state.runs.values() if run.purpose == side] for side in ("bank", "confirm")}
+    unknown = cost(runs["confirm"], Bank("t0", runs["bank"]))
+    for run in state.runs.values():
+        run.account["tokens"] = 1000
+    found = cost(runs["confirm"], Bank("t0", runs["bank"]))
+    assert unknown is not None and unknown.control == 1.5, "nobody counted"
+    assert found is not None and found.control is None and found.said.startswith("decided at equal seconds, which the budget sees to")
 
 
 @pytest.mark.parametrize(("bank", "mine"), [(1e9, None), (None, 1e9), (None, None)], ids=["mine", "bank", "both"])

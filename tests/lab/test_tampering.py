@@ -386,11 +386,12 @@ def test_what_commands_write_themselves_is_no_imposture(home: Home, serving: Lab
     serving.refresh()
     name = client.propose(home, "r1", "smaller steps", "less noise", "optimiser")
     client.review(home, "r1", name, "not convinced", "doubt")
-    Ledger(home.ledger).append("session", {"hashes": {"corpus": "x"}, "manifest": "y"})
+    one = Ledger(home.ledger).append("session", {"hashes": {"corpus": "x"}, "manifest": "y"})
     other = Ledger(home.ledger).append("session", {"policy": {"bank": 2}})
     serving.refresh()
-    assert serving.state.experiments[name].reviews and serving.state.session["manifest"] == "y"
-    assert serving.state.disowned == {other.id} and serving.state.session["policy"]["bank"] == POLICY.bank
+    assert serving.state.experiments[name].reviews
+    assert serving.state.disowned == {one.id, other.id} and serving.state.session["policy"]["bank"] == POLICY.bank
+    assert "manifest" not in serving.state.session
 
 
 def test_what_was_forged_while_nobody_served_is_derived_anew_and_disowned(home: Home, serving: Laboratory) -> None:
@@ -480,3 +481,64 @@ def test_trunk_moved_back_by_a_step_was_moved_by_somebody(home: Home, serving: L
     assert serving.state.alarms[-1] == (
         f"org/trunk was moved to {before[:8]} by somebody else: put back to {now[:8]}, which the ledger names"
     )
+
+
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [
+        ("trunk", {"experiment": ["x"], "why": ""}),
+        ("result", {"status": "ok", "metric": [["search", 0.001], ["audit", 0.001]], "account": [], "hashes": []}),
+    ],
+)
+def test_what_is_malformed_and_was_written_while_nobody_served_is_disowned(home: Home, kind: str, more: dict[str, Any]) -> None:
+    before = state(home)
+    commit = before.experiments["E0002"].attempts[-1].commit
+    run = next(run for run in before.runs.values() if run.status == "ok")
+    body = {"commit": commit, "parent": before.trunk, "reason": "", "log_tail": "", "ended": None, **more}
+    fact = Ledger(home.ledger).append(kind, body, commit if kind == "trunk" else run.id)
+    task = Task.model_validate_json(home.task.read_text())
+    later = Laboratory(home, task, POLICY, Repo(home.root), [Slot(0, "cpu", None, "")], alone=True)
+    later.vet()
+    later.mirror_trunk()
+    assert later.state.disowned == {fact.id} and later.state.trunk == before.trunk == Repo(home.root).trunk()
+    assert state(home).runs[run.id].metric == run.metric
+
+
+@pytest.mark.parametrize("kind", ["trunk", "run"])
+def test_what_was_vetted_long_ago_cannot_be_disowned_while_nobody_serves(home: Home, serving: Laboratory, kind: str) -> None:
+    old = Ledger(home.ledger).facts(kind=kind)[-1]
+    fact = Ledger(home.ledger).append("disowned", {"facts": [old.id], "why": ["it displeases me"]})
+    later = Laboratory(home, serving.task, POLICY, serving.repo, serving.slots, alone=True)
+    later.vet()
+    serving.refresh()
+    assert later.state.disowned == {fact.id} and state(home).trunk == serving.repo.trunk()
+    seeds = [run.seed for run in later.state.runs.values()]
+    later.write("replication_order", "E0001", {"attempt": 1, "seeds": 2, "by": "person"}, "person")
+    later.step()
+    assert not {run.seed for run in later.state.open.values()} & set(seeds), "and no seed is given twice"
+
+
+def test_an_imposter_is_looked_at_again_where_the_ledger_could_not_be_written(
+    home: Home, serving: Laboratory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serving.refresh()
+    fact = Ledger(home.ledger).append("verdict", IMPROVED, "E0002")
+    monkeypatch.setattr(serving.ledger, "append", lambda *_: (_ for _ in ()).throw(UserError("the disk is full")))
+    with pytest.raises(UserError, match="full"):
+        serving.refresh()
+    monkeypatch.undo()
+    serving.refresh()
+    assert serving.state.disowned == {fact.id}
+
+
+def test_a_manifest_that_is_pinned_anew_while_nobody_serves_is_an_alarm(home: Home, serving: Laboratory) -> None:
+    serving.refresh()
+    serving.write("session", "", {"hashes": {}, "manifest": "a" * 64})
+    back_up(home, serving.ledger)
+    fact = Ledger(home.ledger).append("session", {"hashes": {}, "manifest": "b" * 64})
+    for _ in range(2):
+        later = Laboratory(home, serving.task, POLICY, serving.repo, serving.slots, alone=True)
+        later.vet()
+    assert [text for text in later.state.alarms if "was pinned anew by fact" in text] == [
+        f"{home.data} was pinned anew by fact {fact.id} while nobody served: right if the data were lost then"
+    ]
