@@ -22,7 +22,8 @@ def folder(home: Home) -> Path:
 
 
 def back_up(home: Home, ledger: Ledger) -> None:
-    """Copy the ledger (through SQLite, so that the copy is whole) and the mail; replace the copy before."""
+    """Copy the ledger (through SQLite, so that the copy is whole) and the mail; replace the copy before. Raises sqlite3.DatabaseError, and
+    leaves that copy alone, where the ledger is damaged."""
     place = folder(home)
     place.mkdir(parents=True, exist_ok=True)
     temporary = place / "ledger.db.tmp"
@@ -30,6 +31,9 @@ def back_up(home: Home, ledger: Ledger) -> None:
     source, target = sqlite3.connect(ledger.path), sqlite3.connect(temporary)
     try:
         source.backup(target)
+        (found,) = target.execute("PRAGMA quick_check(1)").fetchone()
+        if found != "ok":
+            raise sqlite3.DatabaseError(f"{ledger.path} is damaged: {found}")
     finally:
         target.close()
         source.close()

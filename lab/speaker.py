@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import sqlite3
 from collections.abc import Collection
 from pathlib import Path
 
@@ -43,6 +44,8 @@ def check() -> None:
         if seat and not taken_over(ledger, seat):
             remedy = f"a person takes it over first (`orgctl takeover {seat}`)"
             raise UserError(f"this runs in {seat}'s seat and may not speak as {name}: {remedy}")
+    except sqlite3.DatabaseError:
+        return  # a damaged ledger knows nobody: the command says so, and `orgctl down` works
     finally:
         ledger.close()
 

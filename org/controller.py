@@ -145,7 +145,11 @@ class Controller:
         ]
 
     def _requests(self) -> str:
-        self.lab.refresh()
+        try:
+            self.lab.refresh()
+        except sqlite3.DatabaseError:  # nothing can be believed any more, but who wants it to end is heard
+            self.leaving = self.leaving or any(request.kind == "stop" for request in waiting(self.home))
+            raise
         trouble = []
         for request in waiting(self.home):
             self.team.note_typed(request.time)  # so that what was asked for in a turn that a person began is assisted, however short it was

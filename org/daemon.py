@@ -9,20 +9,25 @@ import argparse
 import logging
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from pathlib import Path
 from types import FrameType
 
+import psutil
 from filelock import FileLock, Timeout
 
+from lab.backup import folder
 from lab.errors import UserError
 from lab.home import MAIN, Home
 from lab.process import Identity
 from lab.requests import ask, wait_answer, waiting
+from org import design as designs
 from org import strays
 from org.controller import Controller, shut_down
+from org.grid import Grid
 from worktrees.repo import GitError
 
 STOP_SECONDS = 45.0
@@ -84,13 +89,35 @@ def stop(home: Home, actor: str, keep_runs: bool) -> None:
             (home.requests / f"{request.id}.json").unlink(missing_ok=True)
     try:
         with FileLock(home.locks / "controller.lock", timeout=5):
-            last = Controller(home)
-            last.lab.vet()
+            try:
+                last = Controller(home)
+                last.lab.vet()
+            except (UserError, sqlite3.DatabaseError) as error:
+                if isinstance(error.__cause__ or error, sqlite3.DatabaseError):
+                    raise _stopped_without_ledger(home, keep_runs, error) from error
+                raise
             running = any(run.status == "running" for run in last.lab.state.runs.values())
             if last.grid.running() or (running and not keep_runs):
                 shut_down(home, last.lab, last.grid, keep_runs)
     except Timeout as error:
         raise UserError(f"another controller began to serve {home.root} meanwhile: run `orgctl down` again") from error
+
+
+def _stopped_without_ledger(home: Home, keep_runs: bool, error: Exception) -> UserError:
+    """End agents and (unless kept) runs of an organisation whose ledger nobody can read, by what is seen of them; what to say then."""
+    Grid(designs.read(home).name, home).kill()
+    if not keep_runs:
+        for process in psutil.process_iter(["cmdline"]):
+            words = process.info["cmdline"] or []
+            runner = Identity.of(process.pid) if "lab.runner" in words and Path(words[-1]).parent == home.runs else None
+            if runner:
+                runner.signal_group()
+    home.controller.unlink(missing_ok=True)
+    ended, why = "agents are ended" if keep_runs else "agents and runs are ended", error.__cause__ or error
+    return UserError(
+        f"{ended}, but the ledger {home.ledger} is damaged ({why}): put its last copy, {folder(home) / 'ledger.db'}, in its place, "
+        "and remove ledger.db-wal and ledger.db-shm beside it"
+    )
 
 
 def main() -> int:

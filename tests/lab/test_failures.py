@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,10 @@ def test_a_ledger_that_is_damaged_in_the_middle_is_not_a_full_disk(home: Home) -
         ledger.facts()
     told = failures.line(error.value)
     assert told is not None and f"the ledger {home.ledger} is damaged" in told and "free disk space" not in told
+    copy = (folder(home) / "ledger.db").read_bytes()
+    with pytest.raises(sqlite3.DatabaseError):
+        back_up(home, ledger)
+    assert (folder(home) / "ledger.db").read_bytes() == copy, "a damaged ledger takes no good copy's place"
     assert f"put its last copy, {folder(home) / 'ledger.db'}, in its place" in told
     ledger.close()
     for stale in home.org.glob("ledger.db*"):

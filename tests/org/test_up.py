@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 import signal
+import sqlite3
 import subprocess
 from pathlib import Path
 
@@ -12,6 +15,7 @@ import pytest
 
 from lab.files import read_json
 from lab.ledger import Ledger
+from org import daemon
 from tests.conftest import ORGCTL, TOY, Org, files_with, until
 from tests.lab.conftest import first
 
@@ -183,6 +187,26 @@ def test_what_keeps_runs_from_starting_is_shown_as_long_as_it_lasts(org: Org) ->
     assert "trouble  protected file" in org("status")
     score.write_bytes(honest)
     until(lambda: not org.status()["controller"]["trouble"], "it is over")
+
+
+def test_an_organisation_whose_ledger_is_damaged_is_stopped_and_goes_on_with_its_copy(org: Org) -> None:
+    org.up("--slots", "2", "--design", "solo", "--backend", "shell")
+    org("down")
+    org.up()
+    with contextlib.closing(sqlite3.connect(org.home.ledger)) as database:
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    raw = bytearray(org.home.ledger.read_bytes())
+    raw[8192:] = b"\xa5" * (len(raw) - 8192)
+    org.home.ledger.write_bytes(raw)
+    before = daemon.alive(org.home)
+    told = org("down", code=2)
+    assert "agents and runs are ended, but the ledger" in told and len(told.strip().splitlines()) == 1
+    assert before is not None and not before.alive() and org.panes() == {}
+    for stale in org.home.org.glob("ledger.db*"):
+        stale.unlink()
+    shutil.copy(org.root / ".git" / "orgctl" / "ledger.db", org.home.ledger)
+    org.up()
+    assert "chain whole" in org("ledger", "verify")
 
 
 def test_taking_over_is_recorded_and_shown(org: Org) -> None:
