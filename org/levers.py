@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from lab import areas
+from lab import areas, asking
 from lab.areas import PERSON
 from lab.client import FAMILIES, FIELD_LIMIT, acknowledged
 from lab.errors import UserError
@@ -49,9 +49,7 @@ class Levers:
     def take(self, request: Request) -> dict[str, Any]:
         """Carry a request of KINDS out. Returns the answer's body; raises UserError with the reason of a refusal."""
         self.lab.refresh()
-        if request.actor not in self.lab.chiefs | {PERSON}:
-            who = ", ".join(sorted(self.lab.chiefs)) or "in this design only a person"
-            raise UserError(f"{request.actor} may not {WORDS.get(request.kind, request.kind)}: {who} does that here")
+        asking.may_decide(request.actor, self.lab.chiefs, WORDS.get(request.kind, request.kind))
         if request.kind == "standup":
             return self.standups.call(request.actor)
         actions = {
