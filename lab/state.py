@@ -29,7 +29,7 @@ Fact kinds (body keys in brackets); a baseline bank, a control and a frontier ar
   audit       [rows, additive, why]                                subject A....   (what came of it)
   carry_order [scale, seeds, by, ideas, manifest]                            subject C0001   (promoted ideas at the next scale)
   carry       [order, scale, effect, low, high, n, m, here, ratio, why]    subject E....   (what came of one of them)
-  agent       [what, ...] started, restarted, stopped, gave_up     subject = agent name
+  agent       [what, ...] started, restarted, gave_up, counted (what it has used), ...   subject = agent name
   intervention[what, at]  taken over, released, a turn that a person typed (`at`: when)   subject = agent name
   alarm       [text]  something moved that nobody may move         subject = what
   disowned    [facts, why]  written in the laboratory's name by somebody else (`lab.disowned`)   subject ""

@@ -321,6 +321,7 @@ class Controller:
             self.stopping = self.stopping or self._over()
             if not self.stopping and not self.leaving:
                 time.sleep(TICK)
+        self.team.spending.note()
         if self.stopping:
             shut_down(self.home, self.lab, self.grid, self.keep_runs)
 

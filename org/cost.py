@@ -40,6 +40,15 @@ def kept(cost: Cost) -> dict[str, Any]:
     return found | {key: getattr(cost, key) for key in KEYS}
 
 
+def counted(body: Mapping[str, Any]) -> Cost | None:
+    """The cost that is `kept` so; None where that is none."""
+    dollars, part = body.get("dollars"), body.get("least")
+    if not (all(_counted(body.get(key)) for key in KEYS) and (dollars is None or _priced(dollars)) and _priced(part)):
+        return None
+    figures = {key: body[key] for key in KEYS}
+    return Cost(str(body.get("model") or ""), **figures, dollars=dollars, part=part if dollars is None else 0.0)
+
+
 def read(home: Home, agent: str) -> dict[str, Any] | None:
     """What is `kept` of an agent, with the time; None where nothing is known."""
     found = read_json(home.agents / agent / "cost.json")

@@ -201,8 +201,10 @@ def _withdrawn(fact: Fact, state: State) -> str:
     return f"{fact.subject} withdrawn by {fact.actor}: {clean(fact.body.get('why', ''), 160) or 'no reason given'}"
 
 
-def _agent(fact: Fact, state: State) -> str:
+def _agent(fact: Fact, state: State) -> str | None:
     body, what = fact.body, fact.body["what"]
+    if what == "counted":
+        return None  # status shows what everybody has used
     if what == "started":
         kind = ", ".join(str(body[key]) for key in ("role", "backend") if body.get(key))
         return f"{fact.subject} started{f' ({kind})' if kind else ''}"

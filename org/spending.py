@@ -2,7 +2,8 @@
 
 Whose budget is spent is told so by one letter, in a turn of its own if need be; one whose budget is raised afterwards is told that too,
 since the last it heard was to finish. Both are facts: neither a restart nor a new controller buys new grace. What was counted is held to,
-not what lies in a file, and it never becomes less: records of the agents may be lost, or be made unreadable.
+not what lies in a file, and it never becomes less, not with another controller either, since it is a fact too: records of the agents may
+be lost, or be made unreadable.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from comms.mailbox import Mail
 from comms.message import MailError
 from lab.errors import UserError
 from lab.home import Home
-from lab.ledger import Ledger
+from lab.ledger import Fact, Ledger
 from lab.text import clean
 from org import cost
 from org.agents.base import Cost, Seat
@@ -37,6 +38,19 @@ class Spending:
     """The team's own."""
     counted: dict[str, Cost] = field(default_factory=dict)
     """Agent -> what it has used."""
+    noted: dict[str, Cost] = field(default_factory=dict)
+    """The same, as far as it is a fact."""
+
+    def recall(self, fact: Fact) -> None:
+        """Go on from what was counted before, by whichever controller."""
+        if (found := cost.counted(fact.body)) is not None:
+            self.counted[fact.subject] = self.noted[fact.subject] = cost.grown(self.counted.get(fact.subject), found)
+
+    def note(self) -> None:
+        """Write down as facts what was counted since the last time: when somebody is told or ended, and at the end."""
+        new = {name: one for name, one in self.counted.items() if self.noted.get(name) != one}
+        self.ledger.append_all([("agent", name, {"what": "counted", **cost.kept(one)}) for name, one in new.items()])
+        self.noted |= new
 
     def count(self, seats: Mapping[str, Seat], design: Design) -> str:
         """Count and write down what every agent has used, and hold them to their budgets. Returns what is wrong with the count of one
@@ -50,14 +64,10 @@ class Spending:
                     cost.write(self.home, name, self.counted[name])
             except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
                 trouble.append(f"the cost of {name} cannot be read and written down: {error}")
-        counted = {name: cost.kept(one) for name, one in self.counted.items()}
-        costs = {name: counted.get(name) or cost.read(self.home, name) for name in seats}
+        costs = {name: cost.kept(self.counted[name]) for name in seats if name in self.counted}
         whole = cost.Budget.of(design.process.budget.model_dump())
-        for name, seat in seats.items():
-            used = costs[name]
-            if used is None:
-                continue
-            own = cost.Budget.of(seat.settings)
+        for name, used in costs.items():
+            own = cost.Budget.of(seats[name].settings)
             if own.dollars and used["tokens"] and used["dollars"] is None:
                 unknown = f"the price of {clean(used.get('model'), 60)}" if not cost.least(used) else "of some of its requests the price"
                 trouble.append(f"{name} is not held to all of its budget of ${own.dollars:g}: {unknown} is not known")
@@ -79,6 +89,8 @@ class Spending:
             self._raised(name, record, part, budget)
         now = time.time()
         what = cost.limit(part, record.budget_told, now)
+        if what:
+            self.note()
         if what == "tell":
             record.budget_told = now
             text = (

@@ -3,7 +3,7 @@ controller.
 
 Everything is looked at anew each time and then the smallest thing is done, for each agent by itself: what is in the way of one, in its
 folder, its inbox or its pane, stops nothing that is done for the others. What is kept here (`org.attendance`) is lost with the controller
-without harm; whose budget is spent, and who was swapped and not started since, is read off the ledger.
+without harm; what was counted, whose budget is spent, and who was swapped and not started since, is read off the ledger.
 """
 
 from __future__ import annotations
@@ -81,7 +81,9 @@ class Team:
                 record.budget_told, record.budget_letter = None, ""
             elif what in ("budget_spent", "started", "restarted"):
                 record.given_up = what == "budget_spent"
-            if what == "swapped":
+            if what == "counted":
+                self.spending.recall(fact)
+            elif what == "swapped":
                 self.swapped.add(fact.subject)
             elif what in ("started", "restarted"):
                 self.swapped.discard(fact.subject)

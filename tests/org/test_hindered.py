@@ -17,7 +17,7 @@ import orgctl
 from lab.files import write_json
 from lab.home import Home
 from lab.requests import ask
-from org import cost
+from org import cost, swap
 from org.agents import base
 from org.agents.base import Cost
 from org.controller import Controller
@@ -115,6 +115,38 @@ def test_records_that_are_taken_away_make_a_cost_no_less(controller: Controller)
         write_json(home.agents / "bert" / "chat" / "cost.json", vars(Cost("m", 950, 0, 0, 0, dollars)))
         controller.team.count()
     assert (cost.read(home, "bert") or {})["least"] == 4.0 and (cost.read(home, "bert") or {})["dollars"] is None
+
+
+def test_what_was_counted_becomes_no_less_with_another_controller(controller: Controller) -> None:
+    team, home = controller.team, controller.home
+    used(home, "anna", 900)
+    used(home, "bert", 1050)
+    team.count()
+    used(home, "anna", 10)
+    used(home, "bert", 100)
+    team.lab.ledger.append("agent", {"what": "counted", **cost.kept(Cost("m", 10**9, 0, 0, 0, None))}, "anna", "bert")
+    team.lab.ledger.append("agent", {"what": "counted", **cost.kept(Cost("m", 10**9, 0, 0, 0, None)), "output_tokens": True}, "anna")
+    anew = Controller(home)
+    anew.team.count()
+    assert [(cost.read(home, name) or {})["tokens"] for name in ("anna", "bert")] == [900, 1050]
+    assert not facts(team, "budget_raised", "bert") and len(facts(team, "budget_told", "bert")) == 1
+    assert not anew.team.mail.waiting("anna") and anew.team.mail.waiting("bert") == 1
+    used(home, "anna", 950)
+    anew.team.count()
+    anew.stopping = True
+    anew.run()
+    assert Controller(home).team.spending.counted["anna"].tokens == 950, "an end notes what was counted since"
+    log = CliRunner().invoke(orgctl.app, ["logs", "bert"], env={"ORGCTL_HOME": str(home.root)}).output
+    assert "was told to finish" in log and "counted" not in log
+
+
+def test_a_file_that_somebody_laid_down_counts_nothing(controller: Controller) -> None:
+    team, home = controller.team, controller.home
+    team.take(swap.resettled(team.design, {}, {"budget_tokens": 5000}))
+    write_json(home.agents / "anna" / "cost.json", cost.kept(Cost("m", 10**9, 0, 0, 0, None)))
+    used(home, "bert", 100)
+    team.count()
+    assert not [fact for fact in team.lab.ledger.facts("agent") if "budget" in str(fact.body["what"])] and len(alive(team)) == 2
 
 
 def test_a_budget_in_dollars_that_cannot_be_kept_is_shown(controller: Controller) -> None:
