@@ -91,8 +91,13 @@ class Spending:
         what = cost.limit(part, record.budget_told, now)
         if what:
             self.note()
-        if what == "tell":
-            record.budget_told = now
+        if what == "end":
+            self.grid.end(name)
+            record.given_up = True
+            self.ledger.append("agent", {"what": "budget_spent", "part": part, "budget": str(budget)}, name)
+            write_event(self.home, name, "paused", f"{'its' if whose == 'your' else whose} budget of {budget} is spent", ended=True)
+        elif part >= 1 and not record.budget_letter:
+            record.budget_told = record.budget_told or now  # who blocks its own inbox wins no time by that
             text = (
                 f"{whose.capitalize()} budget of {budget} is spent. Finish in this turn: what is known, what is open, what you would do "
                 "next. Runs that are going on will be judged all the same."
@@ -100,15 +105,11 @@ class Spending:
             record.budget_letter = self.mail.send("org", name, text, kind="budget").id
             body = {"what": "budget_told", "part": part, "budget": str(budget), "letter": record.budget_letter}
             self.ledger.append("agent", body, name)
-        elif what == "end":
-            self.grid.end(name)
-            record.given_up = True
-            self.ledger.append("agent", {"what": "budget_spent", "part": part, "budget": str(budget)}, name)
-            write_event(self.home, name, "paused", f"{'its' if whose == 'your' else whose} budget of {budget} is spent", ended=True)
 
     def _raised(self, name: str, record: Attendance, part: float, budget: cost.Budget) -> None:
-        """It may go on, and hears so; what the process says to the idle begins anew."""
+        """It may go on, and hears so if it was told; what the process says to the idle begins anew."""
+        if record.budget_letter:
+            text = f"The budget was raised: it is {budget} now, of which {part:.0%} is spent. You need not finish: go on with your round."
+            self.mail.send("org", name, text, kind="budget")
+            self.ledger.append("agent", {"what": "budget_raised", "part": part, "budget": str(budget)}, name)
         record.budget_told, record.budget_letter, record.words, record.idle_since = None, "", 0, None
-        self.ledger.append("agent", {"what": "budget_raised", "part": part, "budget": str(budget)}, name)
-        text = f"The budget was raised: it is {budget} now, of which {part:.0%} is spent. You need not finish: go on with your round."
-        self.mail.send("org", name, text, kind="budget")

@@ -149,6 +149,33 @@ def test_a_file_that_somebody_laid_down_counts_nothing(controller: Controller) -
     assert not [fact for fact in team.lab.ledger.facts("agent") if "budget" in str(fact.body["what"])] and len(alive(team)) == 2
 
 
+def test_who_could_not_be_told_of_its_budget_is_told_as_soon_as_it_can_be(controller: Controller) -> None:
+    team, home, costs = controller.team, controller.home, duty(controller, "costs")
+    inbox = home.comms / "inbox" / "bert"
+
+    def block() -> None:
+        inbox.rename(inbox.with_name("away"))
+        inbox.write_text("no folder")
+
+    def unblock() -> None:
+        inbox.unlink()
+        inbox.with_name("away").rename(inbox)
+
+    block()
+    used(home, "bert", 1050)
+    assert "the budget of bert: " in costs() and not facts(team, "budget_told", "bert")
+    began = team.attendance["bert"].budget_told
+    unblock()
+    assert costs() == "" and costs() == "" and team.mail.waiting("bert") == len(facts(team, "budget_told", "bert")) == 1
+    assert team.attendance["bert"].budget_told == began is not None, "its time runs from when it was spent"
+    team.mail.take("bert")
+    block()
+    team.seats["bert"].settings["budget_tokens"] = 5000
+    assert "the budget of bert: " in costs() and not facts(team, "budget_raised", "bert")
+    unblock()
+    assert costs() == "" and costs() == "" and team.mail.waiting("bert") == len(facts(team, "budget_raised", "bert")) == 1
+
+
 def test_a_budget_in_dollars_that_cannot_be_kept_is_shown(controller: Controller) -> None:
     team, home = controller.team, controller.home
     team.seats["anna"].settings.update(budget_tokens=None, budget_dollars=0.01)
