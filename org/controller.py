@@ -32,7 +32,7 @@ from org import levers, news, role, session, swap
 from org.agents import base
 from org.grid import Grid
 from org.standup import Standups
-from org.team import IN_THE_WAY, Team
+from org.team import Team
 from tasks.spec import Task
 from worktrees.repo import GitError, Repo
 
@@ -250,11 +250,7 @@ class Controller:
         self.design = self.session.design
         self.team.take(self.design)
         self.standups.design = self.levers.design = self.design
-        for name in changed:
-            try:
-                self.team.restart(name, "swapped")
-            except IN_THE_WAY as error:  # the others are started all the same
-                words.append(f"{name} cannot be started: {error}")
+        words += [f"{name} cannot be started: {why}" for name, why in self.team.swap(changed).items()]
         for line in words:
             log.info("%s", line)
         return {"changed": swap.told(self.design, changed), "words": words}

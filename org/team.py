@@ -79,7 +79,7 @@ class Team:
                 record.budget_told, record.budget_letter = fact.time, str(fact.body.get("letter") or "")
             elif what == "budget_raised":
                 record.budget_told, record.budget_letter = None, ""
-            elif what in ("budget_spent", "started", "restarted"):
+            elif what in ("budget_spent", "swapped", "started", "restarted"):
                 record.given_up = what == "budget_spent"
             if what == "counted":
                 self.spending.recall(fact)
@@ -169,18 +169,41 @@ class Team:
             if name in there or name in started:
                 self.grid.log_to(name, self.seats[name].folder / "screen.log")
 
-    def start_swapped(self) -> None:
-        """Start anew who was swapped and has not been started since: no controller served then, or it died in between."""
+    def swap(self, names: list[str]) -> dict[str, str]:
+        """Start anew who was swapped, given up or not. Returns who cannot be now, and why: it is tried again."""
+        for name in names:
+            self.swapped.add(name)
+            self._anew(name)
+        return self.start_swapped()
+
+    def start_swapped(self) -> dict[str, str]:
+        """Start anew who was swapped and has not been started since: no controller served then, it died in between, or something was in
+        the way. Returns who cannot be, and why: it is tried again as one that died is, and what it was before does not outlive that."""
+        seen, failed = self.grid.observe() or {}, {}
         for name in [name for name in self.seats if name in self.swapped]:
+            record = self.attendance.setdefault(name, Attendance(born=time.monotonic()))
+            if record.given_up or time.monotonic() < record.next_try:
+                continue
             try:
                 self.restart(name, "swapped")
             except IN_THE_WAY as error:  # the others are well
-                log.error("%s was swapped and cannot be started: %s", name, error)
+                failed[name] = str(error)
+                self._hindered(name, error, seen.get(name))
+                if self.attendance[name].given_up and name in seen:  # or nobody would hold it to its budget
+                    self.grid.end(name)
+        return failed
 
     def restart(self, agent: str, why: str) -> None:
-        """Start an agent's process anew, given up or not."""
-        self._anew(agent)
-        self._respawn(agent, why=why)
+        """Start an agent's process anew, given up or not, and in a pane of its own also if it has none. Raises what is in the way, and then
+        it is as it was."""
+        self._found(agent)
+        if agent in (self.grid.observe() or {}):
+            self._respawn(agent, why=why)
+            self._anew(agent)
+        else:
+            self._prepared(agent)
+            self._anew(agent)
+            self.seat_everybody()
 
     def _anew(self, agent: str) -> None:
         """A new life; what was said of a spent budget holds on, or each start would buy some minutes."""
@@ -213,6 +236,9 @@ class Team:
             if not self.grid.running():
                 self.seat_everybody()
             return self._in_the_way()
+        if self.swapped:
+            self.start_swapped()
+            seen = self.grid.observe() or seen
         now = time.monotonic()
         if (kills := starved()) != self.kills:
             self.kills, self.killed = kills, now
@@ -221,10 +247,10 @@ class Team:
             record = self.attendance.setdefault(name, Attendance(born=now))
             pane = seen.get(name)
             if pane is not None and not pane.dead:
-                if record.hindered:  # it could be started after all
+                if record.hindered and name not in self.swapped:  # it could be started after all
                     record.hindered, record.tries, record.next_try = "", 0, 0.0
                 continue
-            if record.given_up:
+            if record.given_up or (pane is not None and name in self.swapped):
                 continue
             if pane is None:
                 missing = missing or now >= record.next_try

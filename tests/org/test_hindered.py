@@ -8,15 +8,17 @@ import signal
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from typer.testing import CliRunner
 
 import orgctl
+from lab.errors import UserError
 from lab.files import write_json
 from lab.home import Home
-from lab.requests import ask
+from lab.requests import ask, wait_answer
 from org import cost, swap
 from org.agents import base
 from org.agents.base import Cost
@@ -67,6 +69,13 @@ def own_role(controller: Controller, folder: Path) -> tuple[Path, str]:
     controller._requests()
     (pinned,) = (controller.home.org / "agents" / "anna").rglob("researcher.md")
     return pinned, pinned.read_text()
+
+
+def asked(controller: Controller, kind: str, **body: object) -> dict[str, Any]:
+    """What a person who asks for this is answered."""
+    request = ask(controller.home, kind, "person", body)
+    controller._requests()
+    return wait_answer(controller.home, request, 1) or {}
 
 
 def duty(controller: Controller, name: str) -> Callable[[], str]:
@@ -216,6 +225,52 @@ def test_an_organisation_begins_though_one_of_it_cannot_be_started(controller: C
     assert alive(anew.team) == ["bert"] and "anna cannot be started: " in duty(anew, "panes")()
     role.write_text(honest)
     until(lambda: duty(anew, "panes")() == "" and alive(anew.team) == ["anna", "bert"], "anna sits there again", 20)
+
+
+def test_who_cannot_be_started_after_a_swap_is_tried_again_and_shown(controller: Controller, tmp_path: Path) -> None:
+    team, panes = controller.team, duty(controller, "panes")
+    role, honest = own_role(controller, tmp_path)
+    before = (team.grid.observe() or {})["anna"].pid
+    role.write_text(honest + "x")
+    found = asked(controller, "swap", backends={"anna": "sweep"})
+    assert found["changed"] == "anna (sweep)" and found["words"][-1].startswith("anna cannot be started: ")
+    patience = team.design.process.restart.model_copy(update={"attempts": 999})
+    team.take(team.design.model_copy(update={"process": team.design.process.model_copy(update={"restart": patience})}))
+    for _ in range(3):
+        assert panes().startswith("anna cannot be started: ") and " · cannot be started: " in team.labels["anna"]
+    role.write_text(honest)
+    until(lambda: panes() == "" and facts(team, "restarted", "anna")[-1]["backend"] == "sweep", "anna is swapped", 20)
+    assert (team.grid.observe() or {})["anna"].pid != before and not team.swapped and alive(team) == ["anna", "bert"]
+
+
+def test_who_is_given_up_after_a_swap_has_no_process_of_before(controller: Controller, tmp_path: Path) -> None:
+    team, panes = controller.team, duty(controller, "panes")
+    role, honest = own_role(controller, tmp_path)
+    role.write_text(honest + "x")
+    asked(controller, "swap", backends={"anna": "sweep"})
+    until(lambda: panes() and facts(team, "gave_up", "anna"), "anna is given up", 20)
+    assert alive(team) == ["bert"] and panes().startswith("anna cannot be started: ")
+    role.write_text(honest)
+    for _ in range(3):
+        panes()
+    assert alive(team) == ["bert"]
+    team.restart("anna", "by request")
+    assert panes() == "" and alive(team) == ["anna", "bert"]
+
+
+def test_who_never_had_a_pane_is_started_by_the_command_that_is_printed(controller: Controller, tmp_path: Path) -> None:
+    role, honest = own_role(controller, tmp_path)
+    controller.grid.kill()
+    role.write_text(honest + "x")
+    anew = Controller(controller.home)
+    anew.lab.refresh()
+    anew.team.seat_everybody()
+    until(lambda: duty(anew, "panes")() and facts(anew.team, "gave_up", "anna"), "anna is given up", 20)
+    with pytest.raises(UserError, match="is not what"):
+        anew.team.restart("anna", "by request")
+    role.write_text(honest)
+    assert asked(anew, "restart", agent="anna")["ok"]
+    assert alive(anew.team) == ["anna", "bert"] and duty(anew, "panes")() == ""
 
 
 def test_a_screen_that_its_backend_cannot_read_keeps_no_other_from_being_woken(

@@ -191,6 +191,7 @@ def test_a_spent_budget_outlives_the_controller(fake: Callable[..., Team]) -> No
     assert len(facts(anew, "budget_told")) == 1 and not anew.attendance["r1"].given_up, "it is not told twice"
     anew.spending.hold("r1", 1.2, budget, "your")
     last = Controller(team.home).team
+    last.lab.refresh()
     last.seat_everybody()
     last.attend()
     assert (last.grid.observe() or {})["r1"].dead, "nobody starts it again"
@@ -215,6 +216,7 @@ def test_what_a_living_agent_was_told_is_kept_and_one_swapped_without_a_controll
     swap.apply(team.home, designs.read(team.home), swap.Swap(roles={"r1": str(mine)}), team.lab.ledger, "person")
     for _ in range(2):
         anew = Controller(team.home).team
+        anew.lab.refresh()
         anew.seat_everybody()
         anew.start_swapped()
     assert [fact.get("why") for fact in facts(team, "restarted")] == ["swapped"]
