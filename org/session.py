@@ -28,7 +28,7 @@ from lab.state import View
 from org import design as designs
 from org import programs, prompt, role
 from org.agents import base
-from org.swap import Swap, rebacked
+from org.swap import Swap, asked, rebacked
 from tasks import spec
 from worktrees.repo import Repo
 
@@ -58,17 +58,18 @@ class Wish:
         """What of it changes an organisation that is there: settings and budgets too, when its design is named again."""
         design, budget = session.design, None
         settings: dict[str, dict[str, Any]] = {}
-        everybody = {one.name: self.backend for one in design.agents if self.backend and one.role != role.HUMAN}
+        written: dict[str, str] = {}
+        backends = {one.name: self.backend for one in design.agents if self.backend and one.role != role.HUMAN} | self.backends
         if self.design is not None:
             again, before = designs.load(self.design, session.slots), {one.name: one for one in design.agents}
-            given = {**everybody, **self.backends}
+            given = asked(design.agents, backends)
             for one in again.agents:
-                backend = given.get(one.name) or given.get(one.role) or before[one.name].backend
-                meant = base.suiting(dict(one.settings), one.backend, backend)[0]
-                if meant != before[one.name].settings:
-                    settings[one.name] = meant
+                now = before[one.name]
+                suits = base.suiting(dict(one.settings), one.backend, now.backend)[0] == now.settings
+                if not suits or given.get(one.name, now.backend) != now.backend:
+                    settings[one.name], written[one.name] = dict(one.settings), one.backend
             budget = again.process.budget.model_dump() if again.process.budget != design.process.budget else None
-        return Swap(self.roles, {**everybody, **self.backends}, settings, budget)
+        return Swap(self.roles, backends, settings, written, budget)
 
 
 def exists(root: Path, program: str = MAIN) -> bool:

@@ -7,9 +7,10 @@ runs begun afterwards carry the new hash.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Container
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -33,6 +34,8 @@ class Swap:
     """Name -> backend."""
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Agent -> the settings of its backend from now on."""
+    written: dict[str, str] = field(default_factory=dict)
+    """Agent -> the backend that these were written for; where it is not named, whichever it has then."""
     budget: dict[str, Any] | None = None
     """Of all agents together from now on (`process.Budget`); None: as it is."""
 
@@ -66,27 +69,33 @@ def seated(agents: list[designs.Agent], name: str) -> list[designs.Agent]:
     return found
 
 
+def asked(agents: list[designs.Agent], backends: dict[str, str]) -> dict[str, str]:
+    """Agent -> the backend asked for it, by its name or its role; what is named later holds. Raises UserError for who is not there."""
+    return {one.name: backend for name, backend in backends.items() for one in seated(agents, name)}
+
+
 def rebacked(
-    design: designs.Design, backends: dict[str, str], say: Callable[[str], None] = lambda line: None, given: Container[str] = ()
-) -> designs.Design:
+    design: designs.Design, backends: dict[str, str], say: Callable[[str], None] = lambda line: None,
+    written: Mapping[str, str] = MappingProxyType({}),
+) -> designs.Design:  # fmt: skip
     """The design with other backends for some agents. `say` hears what `auto` has chosen, who may spend money, and which settings do not go
-    with another backend; those of the agents `given` are meant for it. Raises UserError for a backend that is unknown or cannot start."""
-    agents = list(design.agents)
-    for name, wanted in backends.items():
-        for one in seated(agents, name):
-            if wanted != one.backend:
-                before = "auto" if one.name in given else one.backend
-                backend, words = resolve(wanted, dict(one.settings), before)
-                if words:
-                    say(f"backend auto for {one.name}: {words}")
-                elif base.load(backend).spends_money:
-                    say(f"{one.name}: {backend} may spend money")
-                if one.role == role.HUMAN and backend != "shell":
-                    raise UserError(f"{one.name} is a human's seat: it has the backend shell")
-                settings, left = base.suiting(dict(one.settings), before, backend)
-                if left:
-                    say(f"{one.name}: {left}")
-                agents[agents.index(one)] = one.model_copy(update={"backend": backend, "settings": settings})
+    with the backend that an agent has then. `written`: agent -> the backend its settings were written for, if not for its present one.
+    Raises UserError for a backend that is unknown or cannot start."""
+    agents, wanted = [], asked(design.agents, backends)
+    for one in design.agents:
+        backend, meant_for = wanted.get(one.name, one.backend), written.get(one.name, one.backend)
+        if backend != one.backend:
+            backend, words = resolve(backend, dict(one.settings), meant_for)
+            if words:
+                say(f"backend auto for {one.name}: {words}")
+            elif base.load(backend).spends_money:
+                say(f"{one.name}: {backend} may spend money")
+            if one.role == role.HUMAN and backend != "shell":
+                raise UserError(f"{one.name} is a human's seat: it has the backend shell")
+        settings, left = base.suiting(dict(one.settings), meant_for, backend)
+        if left:
+            say(f"{one.name}: {left}")
+        agents.append(one.model_copy(update={"backend": backend, "settings": settings}))
     return design.model_copy(update={"agents": agents})
 
 
@@ -132,7 +141,8 @@ def apply(
     before = session.design
     for name in wanted.settings:
         seated(before.agents, name)
-    after = rebacked(resettled(before, wanted.settings, wanted.budget), wanted.backends, say, wanted.settings)
+    written = {name: wanted.written.get(name, "auto") for name in wanted.settings}
+    after = rebacked(resettled(before, wanted.settings, wanted.budget), wanted.backends, say, written)
     new = {one.name: one for one in after.agents}
     for one in after.agents:
         if one.name in wanted.settings and (why := base.load(one.backend).missing(dict(one.settings))):

@@ -145,6 +145,12 @@ def test_settings_of_one_backend_do_not_go_with_another_and_that_is_said(tmp_pat
     back = Wish(design=str(mine), task=str(TOY), name="t-swap", slots=2, backends={"r1": "claude"})
     after, _ = swap.apply(home, after, back.swap(after), ledger, "person")
     assert after.design.agents[0].backend == "claude" and after.design.agents[0].settings["model"] == "claude-opus-5-5"
+    for asked, backend, words in (("sweep", "sweep", "with sweep and"), ("auto", "claude", "for r1: claude"), ("codex", "codex", left)):
+        wish, heard = Wish(design=str(mine), task=str(TOY), name="t-swap", slots=2, backends={"r1": asked}), []
+        wanted = Swap.of(json.loads(json.dumps(asdict(wish.swap(after)))))
+        after, changed = swap.apply(home, after, wanted, ledger, "person", heard.append)
+        assert changed == ["r1"] and after.design.agents[0].backend == backend and any(words in line for line in heard), heard
+        assert ("model" in after.design.agents[0].settings) == (backend == "claude") and after.design.agents[0].settings["effort"] == "high"
     ledger.close()
 
 
