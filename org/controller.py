@@ -298,6 +298,8 @@ class Controller:
     def run(self) -> None:
         """Serve until a request to stop, the time of `--for`, or a signal; only the signal leaves everything as it is."""
         self.lab.vet()
+        self.team.swapped.update(swap.resume(self.home, self.session, self.task, self.lab.ledger, self.lab.state))
+        self.lab.refresh()
         self.team.found_worktrees()
         self.team.seat_everybody()
         self.team.start_swapped()

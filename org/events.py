@@ -209,13 +209,16 @@ def _agent(fact: Fact, state: State) -> str | None:
         kind = ", ".join(str(body[key]) for key in ("role", "backend") if body.get(key))
         return f"{fact.subject} started{f' ({kind})' if kind else ''}"
     if what == "swapped":
-        (old, new), texts = body["backend"], body["role"]
+        (old, new) = body.get("backend") or ("", "")
         parts = [f"backend {old} gives way to {new}"] if old != new else []
-        parts += [f"role text {texts[0][:8]} gives way to {texts[1][:8]}"] if texts[0] != texts[1] else []
+        for key, text in (("role", "role text"), ("prompt", "prompt")):
+            was, now = body.get(key) or ("", "")
+            parts += [f"{text} {was[:8]} gives way to {now[:8]}"] if was != now else []
         before, after = body.get("settings") or ({}, {})
         other = sorted(key for key in {*before, *after} if before.get(key) != after.get(key))
         parts += [f"{key} {before.get(key)} gives way to {after.get(key)}" for key in other]
-        return f"{fact.subject} swapped by {body.get('by', '?')}: {', '.join(parts)}"
+        by = f" by {body['by']}" if body.get("by") else ""  # not known where the swap was cut short
+        return f"{fact.subject} swapped{by}: {', '.join(parts)}"
     if what == "undelivered":
         letters = "1 unread message" if body["unread"] == 1 else f"{body['unread']} unread messages"
         return f"{fact.subject} has {letters} and could not be woken: {body['why']}"

@@ -1,7 +1,7 @@
 """Another role text, backend, setting or budget for a living organisation: a change of the org code, recorded with both hashes.
 
 `apply` is called by the controller where one serves, else by `orgctl up` before it starts one. Who is changed is started anew;
-runs begun afterwards carry the new hash.
+runs begun afterwards carry the new hash. What is cut short there is made good by `resume`.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ from pydantic import TypeAdapter, ValidationError
 from lab.errors import UserError
 from lab.home import Home
 from lab.ledger import Ledger
+from lab.state import State
 from org import design as designs
 from org import prompt, role
 from org.agents import base
 from org.process import Budget
+from tasks.spec import Task
 
 
 @dataclass(frozen=True)
@@ -175,6 +177,29 @@ def apply(
         facts.append(("agent", name, body))
     ledger.append_all(facts)
     return swapped, [one.name for one in after.agents if one.name in changed]
+
+
+def resume(home: Home, session: designs.Session, task: Task, ledger: Ledger, state: State) -> list[str]:
+    """Write down the swap that somebody died in between writing org.yaml and its facts. Returns the agents that are to be started anew: who
+    was started last with another prompt, backend or settings than the design has."""
+    before = str(state.session.get("org_hash", ""))
+    if session.hash == before:
+        return []
+    facts: list[tuple[str, str, dict[str, Any]]] = [("session", "", {"org_hash": session.hash, "swapped_from": before})]
+    begun: dict[str, dict[str, Any]] = {}
+    for fact in filter(state.believes, ledger.each("agent")):
+        if fact.body.get("what") in ("started", "restarted"):
+            begun[fact.subject] = fact.body
+    for seat in session.design.seats(home):
+        try:
+            text = prompt.digest(prompt.compose(session.design, task, seat, prompt.role_of(home, session.design, seat)))
+        except UserError:  # said when it is started
+            text = ""
+        now, then = {"prompt": text, "backend": seat.backend, "settings": seat.settings}, begun.get(seat.agent, {})
+        if changed := {key: [then[key], value] for key, value in now.items() if key in then and then[key] != value}:
+            facts.append(("agent", seat.agent, {"what": "swapped", **changed}))
+    ledger.append_all(facts)
+    return [name for kind, name, _ in facts if kind == "agent"]
 
 
 def _hash(design: designs.Design, agent: designs.Agent) -> str:

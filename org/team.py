@@ -222,7 +222,8 @@ class Team:
     def _began(self, agent: str, what: str, told: str, **more: Any) -> None:
         seat = self.seats[agent]
         self.swapped.discard(agent)
-        self.lab.ledger.append("agent", {"what": what, "backend": seat.backend, "role": seat.role, "prompt": told, **more}, agent)
+        body = {"what": what, "backend": seat.backend, "role": seat.role, "prompt": told, "settings": dict(seat.settings), **more}
+        self.lab.ledger.append("agent", body, agent)
         self.typed[agent].over(time.time())  # with its process; another backend may have nothing that says so
         self.note_typed()
 

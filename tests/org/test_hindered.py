@@ -18,8 +18,10 @@ import orgctl
 from lab.errors import UserError
 from lab.files import write_json
 from lab.home import Home
+from lab.ledger import Ledger
 from lab.requests import ask, wait_answer
 from org import cost, swap
+from org import design as designs
 from org.agents import base
 from org.agents.base import Cost
 from org.controller import Controller
@@ -271,6 +273,32 @@ def test_who_never_had_a_pane_is_started_by_the_command_that_is_printed(controll
     role.write_text(honest)
     assert asked(anew, "restart", agent="anna")["ok"]
     assert alive(anew.team) == ["anna", "bert"] and duty(anew, "panes")() == ""
+
+
+def test_a_swap_that_was_cut_short_is_made_good_by_the_next_controller(
+    controller: Controller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    team, home, before = controller.team, controller.home, controller.session
+    (tmp_path / "mine.md").write_text("# Mine\n")
+    for wanted in (swap.Swap(roles={"anna": str(tmp_path / "mine.md")}), swap.Swap(settings={"bert": {"budget_tokens": 2000}})):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(Ledger, "append_all", interrupted)
+            swap.apply(home, designs.read(home), wanted, team.lab.ledger, "person")
+    after = designs.read(home)
+    for _ in range(2):
+        anew = Controller(home)
+        anew.stopping = True
+        anew.run()
+    assert [fact.body.get("swapped_from") for fact in team.lab.ledger.facts("session") if "org_hash" in fact.body] == [None, before.hash]
+    assert anew.lab.state.session["org_hash"] == after.hash != before.hash
+    assert [[fact.get("why") for fact in facts(team, "restarted", name)] for name in team.seats] == [["swapped"], ["swapped"]]
+    assert (home.agents / "anna" / "prompt.md").read_text().startswith("# Mine")
+    log = CliRunner().invoke(orgctl.app, ["logs", "bert"], env={"ORGCTL_HOME": str(home.root)}).output
+    assert "bert swapped: budget_tokens 1000 gives way to 2000" in log
+
+
+def interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_a_screen_that_its_backend_cannot_read_keeps_no_other_from_being_woken(
