@@ -1,5 +1,5 @@
-"""What is known about keeping one agent going. Written by `org.team` and `org.spending`; lost with the controller without harm, but
-for what is read off the ledger again: who was ended, and who was told that its budget is spent.
+"""What is known about keeping one agent going. Written by `org.team`, `org.spending` and `org.words`; lost with the controller
+without harm, but for what is read off the ledger again: who was ended, and who was told that its budget is spent.
 """
 
 from __future__ import annotations

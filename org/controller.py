@@ -152,7 +152,7 @@ class Controller:
             raise
         trouble = []
         for request in waiting(self.home):
-            self.team.note_typed(request.time)  # so that what was asked for in a turn that a person began is assisted, however short it was
+            self.team.words.note_typed(request.time)  # what was asked for in a turn that a person began is assisted, however short it was
             try:
                 self._take(request)
             except OSError as error:  # those that come after it have theirs

@@ -1,5 +1,5 @@
-"""The agents of a running session: in their panes, alive, awake, labelled and, by `org.spending`, within their budgets. Called by the
-controller.
+"""The agents of a running session: in their panes, alive, labelled and, by `org.spending` and `org.words`, within their budgets and
+awake. Called by the controller.
 
 Everything is looked at anew each time and then the smallest thing is done, for each agent by itself: what is in the way of one, in its
 folder, its inbox or its pane, stops nothing that is done for the others. What is kept here (`org.attendance`) is lost with the controller
@@ -23,11 +23,9 @@ from lab.files import make_folder
 from lab.home import Home
 from lab.laboratory import Laboratory
 from lab.process import starved
-from lab.requests import waiting
-from org import nudge, prompt, wake
+from org import prompt, wake
 from org.agents import base
 from org.agents.cli import TRIES
-from org.agents.event import read_events
 from org.attendance import Attendance
 from org.design import Design
 from org.grid import Grid
@@ -37,7 +35,7 @@ from org.spending import Spending
 from org.standup import POST
 from org.status import AgentStatus, look
 from org.touched import Touched
-from org.typed import LAG, Typed, What
+from org.words import Words
 from tasks.spec import Task
 from worktrees.repo import GitError, Repo
 
@@ -62,7 +60,6 @@ class Team:
     size: tuple[int, int] = (220, 50)
     attendance: dict[str, Attendance] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
-    typed: dict[str, Typed] = field(default_factory=dict)
     touched: Touched = field(default_factory=Touched)
     swapped: set[str] = field(default_factory=set)
     """Who was swapped and has not been started since."""
@@ -73,6 +70,7 @@ class Team:
     def __post_init__(self) -> None:
         self.take(self.design)
         self.spending = Spending(self.home, self.lab.ledger, self.grid, self.mail, self.attendance)
+        self.words = Words(self.home, self.lab, self.grid, self.mail, self.attendance, list(self.seats))
         for fact in filter(self.lab.state.believes, self.lab.ledger.each("agent")):
             what, record = fact.body.get("what"), self.attendance.setdefault(fact.subject, Attendance(born=time.monotonic()))
             if what == "budget_told":
@@ -87,12 +85,6 @@ class Team:
                 self.swapped.add(fact.subject)
             elif what in ("started", "restarted"):
                 self.swapped.discard(fact.subject)
-        self.typed = {name: Typed(self.home, name) for name in self.seats}
-        for fact in self.lab.ledger.each("intervention"):
-            if fact.subject in self.typed and fact.body.get("what") == "typed":
-                at = fact.body.get("at")
-                self.typed[fact.subject].noted = at if isinstance(at, float) else fact.time
-
     def count(self) -> str:
         """Write down what everybody has used, and hold them to their budgets."""
         return self.spending.count(self.seats, self.design)
@@ -224,8 +216,7 @@ class Team:
         self.swapped.discard(agent)
         body = {"what": what, "backend": seat.backend, "role": seat.role, "prompt": told, "settings": dict(seat.settings), **more}
         self.lab.ledger.append("agent", body, agent)
-        self.typed[agent].over(time.time())  # with its process; another backend may have nothing that says so
-        self.note_typed()
+        self.words.over(agent, time.time())  # with its process; another backend may have nothing that says so
 
     # Looking
 
@@ -351,111 +342,11 @@ class Team:
             at_work = sorted(other for other, state in states.items() if state == "working")
             self.lab.ledger.append("agent", {"what": "touched", "paths": paths, "at_work": at_work}, name)
 
-    # Waking
-
     def wake(self) -> str:
-        """Type a line where mail waits for an idle agent, and send on those that have nothing to do. Twice a second. Returns who cannot be
-        reached, and why; "" when nobody."""
-        self.note_typed()
-        reached = {name: base.load(seat.backend) for name, seat in self.seats.items()}
-        if not any(backend.typed or backend.sent_on for backend in reached.values()):
-            return ""
-        seen, trouble = self.grid.observe() or {}, []
-        for name, backend in reached.items():
-            pane = seen.get(name)
-            if pane is None or pane.dead or not (backend.typed or backend.sent_on):
-                continue
-            try:
-                self._reach(name, backend, pane)
-            except Exception as error:  # whatever it is: a backend, which may be another package's, reads what an agent lets it see
-                trouble.append(f"{name} cannot be woken: {error}")
-        return "; ".join(trouble)
-
-    def _reach(self, name: str, backend: base.Backend, pane: PaneState) -> None:
-        record = self.attendance.setdefault(name, Attendance())
-        status = self.status(name, pane)
-        if backend.typed:
-            self._end_typed(name, status)
-        if backend.sent_on and record.budget_told is None:
-            self._send_on(name, record, status)
-        if backend.typed:
-            self._wake(name, backend, record, status, pane)
-
-    def _wake(self, name: str, backend: base.Backend, record: Attendance, status: AgentStatus, pane: PaneState) -> None:
-        unread, first = self.mail.waiting(name), self.mail.oldest(name)
-        if record.budget_told is not None:  # only for the letter that says so; a prompt in a pane taken over hands over nothing
-            first = f"{record.budget_letter}.md"
-            unread = int(bool(record.budget_letter) and (self.mail.folders(name)[0] / first).exists())
-        if not unread and record.waking == wake.IDLE:
-            return
-        now = time.time()
-        heard, typed = _heard(self.home, name), self.grid.clients_on(name)
-        box = backend.box(self.grid.capture(name, escapes=True)) if status.state in wake.CALM else None  # last: it is what Enter meets
-        sight = wake.Sight(status.state, unread, box, heard, typed, pane.in_mode, first)
-        move, record.waking = wake.decide(sight, record.waking, now)
-        if move == "paste":
-            self.grid.paste(name, wake.LINE)
-        elif move == "enter":
-            self.grid.enter(name)
-        elif move == "undelivered":
-            body = {"what": "undelivered", "unread": unread, "why": record.waking.why}
-            self.lab.ledger.append("agent", body, name)
-
-    def _send_on(self, name: str, record: Attendance, status: AgentStatus) -> None:
-        """The process's word to an agent that is idle with nothing under way."""
-        now = time.time()
-        if status.state != "idle" or self.seats[name].role in nudge.NEVER:
-            record.idle_since = None
-            return
-        mine = sum(one.agent == name for one in self.lab.state.experiments.values())
-        if mine != record.proposals:
-            record.words, record.proposals = 0, mine
-        record.idle_since = record.idle_since or now
-        due = record.words < nudge.MOST and now - record.idle_since >= nudge.wait(record.words)
-        if due and not self.mail.waiting(name):
-            try:
-                self.mail.send("org", name, nudge.text(self.lab.state, name, self.seats[name].role), kind="process")
-            except (MailError, OSError) as error:
-                log.error("a word to %s: %s", name, error)
-            record.idle_since, record.words = now, record.words + 1
-
-    # What people type
-
-    def note_typed(self, until: float | None = None) -> None:
-        """Write down the turns that people began by typing into a pane, by then (seconds since the epoch). None: all there are, but
-        not beyond the oldest request that waits, since whether that was made in such a turn is asked when it is taken."""
-        for typed in self.typed.values():
-            typed.read()
-        if until is None:  # asked for after the events were read: no turn is over before what was asked for in it is seen
-            until = min((request.time for request in waiting(self.home) if request.time is not None), default=None)
-        for name, typed in self.typed.items():
-            self._note(name, typed.moves(until))
-            if name in self.lab.state.typed_in and typed.begun is None and not typed.ahead:  # told by one that looked at it otherwise
-                self._note(name, [("typed_end", time.time())])
-
-    def _note(self, name: str, moves: list[tuple[What, float]]) -> None:
-        for what, moment in moves:
-            if what == "typed" or name in self.lab.state.typed_in:
-                self.lab.ledger.append("intervention", {"what": what, "at": moment}, name, "person")
-                self.lab.refresh()
-
-    def _end_typed(self, name: str, status: AgentStatus) -> None:
-        """An interrupt and an error of the API end a turn and are no event of every CLI: its own records say that it is idle."""
-        begun, now = self.typed[name].begun, time.time()
-        if begun is None or status.state not in (*wake.CALM, "rate_limited", "dead", "failed"):
-            return
-        dated = status.state != "waiting" and status.since is not None  # one that waits is dated by its run
-        if (status.since or 0.0) >= begun if dated else now - begun > LAG:
-            self.typed[name].over(now)
-            self.note_typed()
+        """Wake who has mail and send on who has nothing to do. Twice a second. Returns who cannot be reached, and why; "" when nobody."""
+        return self.words.wake(self.seats)
 
 
 def _runs(pane: PaneState | None) -> bool:
     """Is the agent's own process there?"""
     return pane is not None and not pane.dead and not pane.placeholder
-
-
-def _heard(home: Home, name: str) -> float | None:
-    """When an agent last took in a prompt, by its events."""
-    events = read_events(home, name, 50)
-    return next((float(event["time"]) for event in reversed(events) if event.get("hook") == "UserPromptSubmit"), None)

@@ -1,6 +1,6 @@
 """Turns that a person began by typing into an agent's pane without taking it over: found in the agent's events, each once.
 
-Called by `org.team`, which writes them down as interventions. An event carries the moment at which a turn began, and so does the fact:
+Called by `org.words`, which writes them down as interventions. An event carries the moment at which a turn began, and so does the fact:
 a controller that was away finds what was typed meanwhile, and one that comes back finds nothing twice.
 """
 

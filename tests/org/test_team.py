@@ -311,19 +311,19 @@ def test_a_turn_that_a_person_typed_is_found_once_however_short_and_by_whichever
     write_event(team.home, "r1", "idle", hook="Stop")
     said = read_events(team.home, "r1", 20)
     wanted = [("typed", said[0]["time"]), ("typed_end", said[1]["time"]), ("typed", said[2]["time"]), ("typed_end", said[3]["time"])]
-    team.note_typed()
-    team.note_typed()
+    team.words.note_typed()
+    team.words.note_typed()
     assert interventions(team) == wanted
     write_event(team.home, "r1", "working", person=True, hook="UserPromptSubmit")
     anew = Controller(team.home).team
     anew.lab.refresh()
-    anew.note_typed()
+    anew.words.note_typed()
     again = Controller(team.home).team  # in the middle of a turn
     again.lab.refresh()
-    again.note_typed()
+    again.words.note_typed()
     assert again.lab.state.typed_in == {"r1"}
     write_event(team.home, "r1", "idle", hook="Stop")
-    again.note_typed()
+    again.words.note_typed()
     assert [what for what, _ in interventions(team)] == ["typed", "typed_end"] * 3 and not again.lab.state.typed_in
 
 
@@ -357,7 +357,7 @@ def test_what_was_asked_for_in_a_typed_turn_is_assisted_also_if_the_agent_was_st
     anew.team.seat_everybody()
     anew._requests()
     assert [run.assisted for run in anew.lab.state.experiments[name].runs] == [True]
-    anew.team.note_typed()
+    anew.team.words.note_typed()
     assert not anew.lab.state.typed_in and [what for what, _ in interventions(team)] == ["typed", "typed_end"]
 
 
@@ -366,17 +366,17 @@ def test_a_typed_turn_ends_also_where_no_event_says_so(fake: Callable[..., Team]
     assert attend(team, lambda: received(log(team.home), "ready"), 10)
     for end in ("interrupt", "process"):
         write_event(team.home, "r1", "working", person=True, hook="UserPromptSubmit")
-        team.note_typed()
+        team.words.note_typed()
         assert team.lab.state.typed_in == {"r1"}
         if end == "interrupt":
-            team._end_typed("r1", AgentStatus("r1", "working", time.time(), "", None))
-            team._end_typed("r1", AgentStatus("r1", "idle", time.time() - 60, "", None))
+            team.words.end_typed("r1", AgentStatus("r1", "working", time.time(), "", None))
+            team.words.end_typed("r1", AgentStatus("r1", "idle", time.time() - 60, "", None))
             assert team.lab.state.typed_in, "that was before"
-            team._end_typed("r1", AgentStatus("r1", "waiting", time.time(), "", None))
+            team.words.end_typed("r1", AgentStatus("r1", "waiting", time.time(), "", None))
             assert team.lab.state.typed_in, "its run began just now, its turn too: the CLI's record may be older than both"
-            team._end_typed("r1", AgentStatus("r1", "idle", time.time(), "", None))
+            team.words.end_typed("r1", AgentStatus("r1", "idle", time.time(), "", None))
         else:
             team.restart("r1", "by request")
         assert not team.lab.state.typed_in, "or all its later runs would count as assisted"
-        team.note_typed()
+        team.words.note_typed()
     assert [what for what, _ in interventions(team)] == ["typed", "typed_end"] * 2
