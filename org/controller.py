@@ -319,9 +319,11 @@ class Controller:
             self.stopping = self.stopping or self._over()
             if not self.stopping and not self.leaving:
                 time.sleep(TICK)
-        self.team.spending.note()
-        if self.stopping:
-            shut_down(self.home, self.lab, self.grid, self.keep_runs)
+        try:
+            self.team.spending.note()
+        finally:  # a full disk keeps nobody at work
+            if self.stopping:
+                shut_down(self.home, self.lab, self.grid, self.keep_runs)
 
 
 def _marked(path: Path, last: int) -> int:

@@ -297,6 +297,17 @@ def test_a_swap_that_was_cut_short_is_made_good_by_the_next_controller(
     assert "bert swapped: budget_tokens 1000 gives way to 2000" in log
 
 
+def test_a_count_that_cannot_be_written_at_the_end_keeps_nobody_at_work(controller: Controller, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full() -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(controller.team.spending, "note", full)
+    controller.stopping = True
+    with pytest.raises(OSError, match="no space left"):
+        controller.run()
+    assert not controller.grid.running()
+
+
 def interrupted(*_: object) -> None:
     raise KeyboardInterrupt
 
