@@ -7,9 +7,9 @@ ones it wrote; what came while none served is derived anew when the next one beg
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
-from lab.ledger import Fact
+from lab.ledger import Fact, Ledger
 from lab.records import LABORATORY, OURS
 
 KIND = "disowned"  # of lab.records.OURS
@@ -31,6 +31,12 @@ def passed_over(facts: Iterable[Fact]) -> set[int]:
         if fact.id not in gone and isinstance(named, list):
             gone |= {number for number in named if isinstance(number, int) and number < fact.id}
     return gone
+
+
+def counted(ledger: Ledger, kind: str, subject: str | None = None) -> Iterator[Fact]:
+    """The facts of a kind that count, in order, optionally about one subject: for whoever reads them without the fold."""
+    gone = passed_over(ledger.each(KIND))
+    return (fact for fact in ledger.each(kind, subject) if fact.id not in gone and not forged(fact))
 
 
 def imposters(new: Iterable[Fact], own: set[int]) -> dict[int, str]:

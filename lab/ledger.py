@@ -68,13 +68,17 @@ def fact_hash(previous: str, time_: float, kind: str, subject: str, actor: str, 
 class Ledger:
     """An open ledger. Cheap to open; one object a process (not shared between threads)."""
 
-    def __init__(self, path: Path, create: bool = False) -> None:
-        """Open `path`; with `create` make it. Raises UserError when it is missing or no ledger."""
+    def __init__(self, path: Path, create: bool = False, read_only: bool = False) -> None:
+        """Open `path`; with `create` make it. Raises UserError when it is missing or no ledger. `read_only`: as it is, and nothing is
+        written, not even a migration; what is no ledger shows when it is read (sqlite3.Error)."""
         if not create and not path.is_file():
             raise UserError(f"no ledger at {path}: run `orgctl up` first")
         self.path = path
         self.own: set[int] = set()
         """Numbers of the facts that this object wrote."""
+        if read_only:
+            self._db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5)
+            return
         try:
             self._db = sqlite3.connect(path, timeout=20, isolation_level=None)
             self._db.execute("PRAGMA journal_mode=WAL")

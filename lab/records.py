@@ -7,7 +7,6 @@ the report, the agents. A record decides nothing; what follows from its own fiel
 from __future__ import annotations
 
 import math
-import statistics
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -353,7 +352,7 @@ class Bank:
     def mean(self, split: str = "audit") -> float:
         """NaN while empty."""
         values = self.values(split)
-        return statistics.fmean(values) if values else math.nan
+        return math.fsum(values) / len(values) if values else math.nan
 
     def sigma(self, split: str = "audit") -> float:
         """Sample standard deviation; NaN below two runs. (`statistics.stdev` does it in fractions, twenty times slower.)"""

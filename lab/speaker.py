@@ -17,10 +17,12 @@ from pathlib import Path
 import psutil
 
 from lab import client
+from lab.disowned import counted
 from lab.errors import UserError
 from lab.home import MAIN, Home
 from lab.ledger import Ledger
 from lab.process import Identity
+from lab.takeover import taker
 from lab.text import clean
 
 NAME = re.compile(r"[a-z][a-z0-9-]{0,23}")
@@ -41,7 +43,7 @@ def check() -> None:
         name = client.me(home)
         check_name(name, agents(ledger))
         seat = other_seat(home, name, os.getpid())
-        if seat and not taken_over(ledger, seat):
+        if seat and not taker(ledger, seat):
             remedy = f"a person takes it over first (`orgctl takeover {seat}`)"
             raise UserError(f"this runs in {seat}'s seat and may not speak as {name}: {remedy}")
     except sqlite3.DatabaseError:
@@ -60,7 +62,7 @@ def check_name(name: str, known: Collection[str]) -> None:
 
 def agents(ledger: Ledger) -> list[str]:
     """The agents of this session, by its own facts; [] before it was first up."""
-    told = [fact.body["agents"] for fact in ledger.each("session", "") if fact.actor == "lab" and "agents" in fact.body]
+    told = [fact.body["agents"] for fact in counted(ledger, "session", "") if "agents" in fact.body]
     return [str(name) for name in told[-1]] if told and isinstance(told[-1], list) else []
 
 
@@ -90,9 +92,3 @@ def _seat(home: Home, process: psutil.Process) -> str:
     if not where or program != home.program or environment.get("ORGCTL_ROLE") == FREE or Path(where).resolve() != home.root.resolve():
         return ""
     return str(environment.get("ORGCTL_AGENT", ""))
-
-
-def taken_over(ledger: Ledger, agent: str) -> bool:
-    """Has a person this agent's seat?"""
-    moves = [fact.body.get("what") for fact in ledger.each("intervention", agent)]
-    return next((what == "taken_over" for what in reversed(moves) if what in ("taken_over", "released")), False)

@@ -27,6 +27,7 @@ from lab.orders import Orders
 from lab.process import Identity
 from lab.requests import Request, answer, waiting
 from lab.steps import Policy
+from lab.takeover import taker
 from org import design as designs
 from org import levers, news, role, session, swap
 from org.agents import base
@@ -119,6 +120,7 @@ class Controller:
             home_slots={seat.agent: seat.slot for seat in seats if seat.slot is not None},
             alone=True,
         )
+        self.lab.refresh()  # who is seated goes by what is known
         self.orders = Orders(self.lab)
         self.grid = Grid(self.session.name, self.home)
         self.mail = Mail(self.home.comms)
@@ -214,19 +216,13 @@ class Controller:
         if request.kind == "restart":
             self.team.restart(agent, "by request")
             return {"agent": agent}
-        had = self._taker(agent)
+        had = taker(self.lab.ledger, agent)
         fresh = had in ("", agent) and had != request.actor if request.kind == "takeover" else bool(had)
         if fresh:
             what = "taken_over" if request.kind == "takeover" else "released"
             self.lab.ledger.append("intervention", {"what": what}, agent, request.actor)
             self.lab.refresh()
         return {"agent": agent, "had": had}
-
-    def _taker(self, agent: str) -> str:
-        """Who said that a person has this agent's pane: a person, or its own process, which opened a shell for one. "": nobody has it."""
-        if agent not in self.lab.state.taken_over:
-            return ""
-        return [fact.actor for fact in self.lab.ledger.each("intervention", agent) if fact.body.get("what") == "taken_over"][-1]
 
     def _check_person(self, request: Request) -> None:
         """An agent's own process may only say that its own seat was taken over and given back, and give back what it said itself. Under one
@@ -237,7 +233,7 @@ class Controller:
         own = request.kind in ("takeover", "release") and request.body.get("agent", request.actor) == request.actor
         if own and request.kind == "takeover" and base.load(seat.backend).spends_money:
             raise UserError(f"{request.actor} is a model: that a person has its pane is for the person to say, by Ctrl-b t")
-        if own and request.kind == "release" and self._taker(request.actor) not in ("", request.actor):
+        if own and request.kind == "release" and taker(self.lab.ledger, request.actor) not in ("", request.actor):
             raise UserError(f"a person has taken {request.actor} over: a person gives it back, by Ctrl-b t or in a terminal of their own")
         if not own and request.actor not in self.lab.state.taken_over:
             raise UserError(f"{request.actor} is an agent: to {request.kind} is for people, ask one")

@@ -19,6 +19,7 @@ from typing import Any
 
 from comms.mailbox import Mail
 from comms.message import IDENTITY, Message
+from lab.disowned import KIND, passed_over
 from lab.errors import UserError
 from lab.home import Home
 from lab.ledger import Fact, Ledger
@@ -196,6 +197,8 @@ class Memory:
         last, digest = ledger.head()
         if last == after:
             return
+        if any(ledger.each(KIND, after=after)):
+            after = 0  # what was indexed by facts that are disowned now is said anew
         touched = dict.fromkeys(fact.subject for kind in KINDS for fact in ledger.each(kind, after=after))
         trunks = ledger.facts("trunk")
         for fact in trunks:
@@ -213,18 +216,19 @@ class Memory:
         names = {name, *(row[0] for row in self.db.execute("SELECT id FROM experiments WHERE removes=? AND removes != ''", (name,)))}
         facts = [fact for one in names for fact in ledger.facts(subject=one)]
         facts += [fact for fact in trunks if _moved(fact) & names]
-        state = State()
+        state = State(disowned=passed_over(ledger.each(KIND)))
         for fact in sorted(facts, key=lambda fact: fact.id):
             with suppress(KeyError, TypeError, ValueError, AttributeError):  # malformed: passed over, as in `lab.state.View`
                 state.apply(fact)
         item = state.experiments.get(name)
-        if item is None:
-            return ""
         try:
-            lines = told(item)
+            lines = told(item) if item else []
         except (KeyError, TypeError, ValueError, AttributeError):
             return ""
         self.db.execute("DELETE FROM records WHERE source=? AND place=''", (name,))
+        if item is None:
+            self.db.execute("DELETE FROM experiments WHERE id=?", (name,))
+            return ""
         verdict = item.attempt.verdict if item.attempt else None
         figures = json.dumps({key: verdict.get(key) for key in ("verdict", "effect", "low", "high", "n", "m")} if verdict else {})
         row = (name, item.agent, item.status, outcome(item), figures, item.removes)

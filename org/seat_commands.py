@@ -19,6 +19,7 @@ import typer
 
 from lab import client
 from lab.areas import PERSON
+from lab.disowned import counted
 from lab.errors import UserError
 from lab.home import Home
 from lab.ledger import Fact, Ledger
@@ -93,7 +94,7 @@ def _facts_about(agent: str) -> list[tuple[Fact, str]]:
     """What the ledger says of an agent's seat: starts and ends, what could not be delivered, its budget, what people did there."""
     ledger, state = Ledger(Home.find().ledger), State()
     try:
-        facts = [fact for kind in ("agent", "intervention") for fact in ledger.each(kind, agent)]
+        facts = [fact for kind in ("agent", "intervention") for fact in counted(ledger, kind, agent)]
     finally:
         ledger.close()
     return [(fact, line) for fact in facts if (line := describe(fact, state))]

@@ -13,6 +13,7 @@ import typer
 from lab import client
 from lab.answer import LISTENER, as_data
 from lab.direction import Standup
+from lab.disowned import counted
 from lab.errors import UserError
 from lab.home import Home
 from lab.ledger_commands import JsonFlag, opened
@@ -85,7 +86,7 @@ def show(
     if not found:
         raise UserError(f"there was no standup {number}" if number else "there was no standup yet: `orgctl standup` calls one")
     one = found[-1]
-    text = "" if one.closed is None else (view.ledger.facts(kind="standup", subject=one.id)[-1].body.get("text") or "")
+    text = "" if one.closed is None else (list(counted(view.ledger, "standup", one.id))[-1].body.get("text") or "")
     here, aside = (one.reported, one.aside) if one.closed is not None else _so_far(home, one)
     if as_data(as_json, {**dataclasses.asdict(one), "reported": here, "aside": aside, "text": text}):
         return

@@ -18,6 +18,7 @@ from typing import Any
 
 from comms.mailbox import Mail
 from comms.message import MailError
+from lab.disowned import counted
 from lab.errors import UserError
 from lab.files import make_folder
 from lab.home import Home
@@ -71,7 +72,7 @@ class Team:
         self.take(self.design)
         self.spending = Spending(self.home, self.lab.ledger, self.grid, self.mail, self.attendance)
         self.words = Words(self.home, self.lab, self.grid, self.mail, self.attendance, list(self.seats))
-        for fact in filter(self.lab.state.believes, self.lab.ledger.each("agent")):
+        for fact in counted(self.lab.ledger, "agent"):
             what, record = fact.body.get("what"), self.attendance.setdefault(fact.subject, Attendance(born=time.monotonic()))
             if what == "budget_told":
                 record.budget_told, record.budget_letter = fact.time, str(fact.body.get("letter") or "")
@@ -85,6 +86,7 @@ class Team:
                 self.swapped.add(fact.subject)
             elif what in ("started", "restarted"):
                 self.swapped.discard(fact.subject)
+
     def count(self) -> str:
         """Write down what everybody has used, and hold them to their budgets."""
         return self.spending.count(self.seats, self.design)

@@ -11,6 +11,7 @@ from dataclasses import InitVar, dataclass, field
 
 from comms.mailbox import Mail
 from comms.message import MailError
+from lab.disowned import counted
 from lab.home import Home
 from lab.laboratory import Laboratory
 from lab.requests import waiting
@@ -42,7 +43,7 @@ class Words:
 
     def __post_init__(self, agents: list[str]) -> None:
         self.typed = {name: Typed(self.home, name) for name in agents}
-        for fact in self.lab.ledger.each("intervention"):
+        for fact in counted(self.lab.ledger, "intervention"):
             if fact.subject in self.typed and fact.body.get("what") == "typed":
                 at = fact.body.get("at")
                 self.typed[fact.subject].noted = at if isinstance(at, float) else fact.time

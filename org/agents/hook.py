@@ -11,9 +11,11 @@ import os
 import re
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from lab.errors import UserError
 from lab.home import Home
 from lab.process import Identity
 from org.agents.conversations import LAUNCHED, Conversations
@@ -23,7 +25,9 @@ from org.wake import said
 
 if TYPE_CHECKING:
     from comms.message import Message
+    from lab.ledger import Fact, Ledger
 
+T = TypeVar("T")
 ROOM = 9000
 """Characters that are handed over at once: claude cuts what a hook says at 10,000. What does not fit waits for the turn's end."""
 ANSWERS = 2
@@ -248,40 +252,46 @@ def answers(home: Home, agent: str) -> int:
 
 
 def taken_over(home: Home, agent: str) -> bool:
-    """Has a person this pane? The ledger's last word on it; a ledger that cannot be read says no."""
-    found = last_fact(home, "SELECT body FROM facts WHERE kind='intervention' AND subject=? ORDER BY id", (agent,))
-    whats = [what for body in found if (what := json.loads(body).get("what")) in ("taken_over", "released")]
-    return bool(whats) and whats[-1] == "taken_over"
+    """Has a person this pane? A ledger that cannot be read says no."""
+    from lab.takeover import taker
+
+    return bool(asked_of(home, lambda ledger: taker(ledger, agent)))
 
 
 def budget_letter(home: Home, agent: str) -> str | None:
     """The id of the message that its budget is spent; None while it is not."""
-    whats = "json_extract(body, '$.what') IN ('budget_told', 'budget_raised')"
-    found = last_fact(home, f"SELECT body FROM facts WHERE kind='agent' AND subject=? AND {whats} ORDER BY id DESC LIMIT 1", (agent,))
-    body = json.loads(found[0]) if found else {}
-    return str(body.get("letter") or "") if body.get("what") == "budget_told" else None
+    told = [fact.body for fact in facts(home, "agent", agent) if fact.body.get("what") in ("budget_told", "budget_raised")]
+    return str(told[-1].get("letter") or "") if told and told[-1]["what"] == "budget_told" else None
 
 
 def has_run(home: Home, agent: str) -> bool:
     """Is a run of this agent waiting or under way?"""
-    runs = "SELECT subject FROM facts WHERE kind='run' AND json_extract(body, '$.agent')=?"
-    ended = "SELECT subject FROM facts WHERE kind='result'"
-    return bool(last_fact(home, f"{runs} AND subject NOT IN ({ended}) LIMIT 1", (agent,)))
+    runs = {fact.subject for fact in facts(home, "run") if fact.body.get("agent") == agent}
+    return bool(runs and runs - {fact.subject for fact in facts(home, "result")})
 
 
-def last_fact(home: Home, query: str, arguments: tuple[str, ...]) -> list[str]:
-    """First column of a query of the ledger, opened for reading only; [] when it cannot be asked."""
+def facts(home: Home, kind: str, subject: str | None = None) -> list[Fact]:
+    """The facts of a kind that count; [] when the ledger cannot be asked."""
+    from lab.disowned import counted
+
+    return asked_of(home, lambda ledger: list(counted(ledger, kind, subject))) or []
+
+
+def asked_of(home: Home, question: Callable[[Ledger], T]) -> T | None:
+    """What the ledger answers, opened for reading only; None when it cannot be asked."""
     import sqlite3
 
+    from lab.ledger import Ledger
+
     try:
-        database = sqlite3.connect(f"{home.ledger.as_uri()}?mode=ro", uri=True, timeout=5)
+        ledger = Ledger(home.ledger, read_only=True)
         try:
-            return [str(row[0]) for row in database.execute(query, arguments)]
+            return question(ledger)
         finally:
-            database.close()
-    except sqlite3.Error as error:
+            ledger.close()
+    except (UserError, sqlite3.Error) as error:
         note(error)
-        return []
+        return None
 
 
 if __name__ == "__main__":

@@ -10,9 +10,11 @@ import pytest
 from typer.testing import CliRunner
 
 import orgctl
+from lab import speaker
 from lab.errors import UserError
 from lab.home import Home
 from lab.ledger import Ledger
+from lab.takeover import taker
 from org.session import Wish, found
 from tests.conftest import ORGCTL, TOY
 
@@ -75,6 +77,20 @@ def test_an_agent_speaks_for_nobody_else_but_in_a_seat_that_a_person_has(home: H
     ledger.append("intervention", {"what": "released"}, "r1", "person")
     ledger.close()
     assert f"{refused} person" in say(home, {}, "mail", "send", "r2", "hello", seat="r1")
+
+
+def test_what_is_disowned_counts_for_nothing_at_the_door(home: Home) -> None:
+    ledger = Ledger(home.ledger)
+    forged = [
+        ledger.append("session", {"agents": ["mallory"]}).id, ledger.append("intervention", {"what": "taken_over"}, "r1", "person").id,
+        ledger.append("session", {"agents": ["mallory"]}, actor="mallory").id,
+    ]  # fmt: skip
+    assert speaker.agents(ledger) == ["mallory"] and taker(ledger, "r1") == "person", "whoever reads it in that moment cannot know"
+    ledger.append("disowned", {"facts": forged[:2], "why": ["forged", "forged"]})
+    assert speaker.agents(ledger) == ["chief", "r1", "r2"] and taker(ledger, "r1") == ""
+    ledger.close()
+    assert "this runs in r1's seat and may not speak as chief" in say(home, {"ORGCTL_AGENT": "chief"}, *PROPOSE, seat="r1")
+    assert say(home, {"ORGCTL_AGENT": "r2"}, *PROPOSE, seat="r2").startswith("0")
 
 
 def test_an_organisation_elsewhere_is_none_of_an_agents_business(home: Home, tmp_path: Path) -> None:

@@ -63,6 +63,15 @@ def test_the_index_follows_the_ledger(memory: Memory, story: sample.Story) -> No
     assert found(memory, "larger steps")[0] == ("E0001", "reverted")
 
 
+def test_what_is_disowned_is_forgotten(memory: Memory, story: sample.Story) -> None:
+    story.verdict("E0004", "improved", -1.0)
+    fact, new = story.ledger.facts("verdict")[-1], story.propose("lab", "wider heads of gold")
+    assert set(found(memory, "wider heads")) == {("E0004", "improved"), (new, "proposed")}
+    proposal = story.ledger.facts("proposal")[-1]
+    story.ledger.append("disowned", {"facts": [fact.id, proposal.id], "why": ["forged", "forged"]})
+    assert found(memory, "wider heads") == [("E0004", "queued")]
+
+
 def test_changes_verdicts_and_reviews_are_searched_as_one_find(memory: Memory, story: sample.Story) -> None:
     story.ledger.append("review", {"finding": "doubt", "text": "the zirconium schedule leaks"}, "E0002", "r1")
     body = {"number": 2, "parent": sample.FIRST, "commit": "9" * 40, "diff": "+ZIRCONIUM = 3\n", "changed": ["a.py"], "ignored": []}

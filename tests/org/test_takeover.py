@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from lab.files import write_json
+from lab.ledger import Ledger
 from lab.requests import ask, wait_answer
+from org.attendance import Attendance
 from org.controller import Controller
 from org.session import Wish, found
 from tests.conftest import TOY
@@ -57,6 +59,22 @@ def test_the_shell_in_a_sweeps_pane_gives_it_back_unless_a_person_took_it_meanwh
 def test_to_give_back_what_nobody_has_is_no_fact(controller: Controller) -> None:
     assert asked(controller, "release", "person") == {"ok": True, "kind": "release", "agent": "r1", "had": ""}
     assert facts(controller) == []
+
+
+def test_what_is_disowned_gives_up_nobody_and_takes_nothing_over(controller: Controller) -> None:
+    """Forged by somebody else in the laboratory's name, or a person's, and found at the controller's next look."""
+    stranger = Ledger(controller.home.ledger)
+    for what in ("budget_told", "budget_spent", "swapped"):
+        stranger.append("agent", {"what": what, "letter": "x"}, "r1")
+    stranger.append("agent", {"what": "budget_spent"}, "r2", "r1")
+    for what in ("taken_over", "typed"):
+        stranger.append("intervention", {"what": what, "at": 5.0}, "r1", "person")
+    stranger.close()
+    assert asked(controller, "release", "person")["had"] == "" and facts(controller) == [("taken_over", "person"), ("typed", "person")]
+    anew = Controller(controller.home)
+    assert len(anew.lab.state.disowned) == 5, "it knows what is disowned before it serves"
+    assert not anew.team.swapped and all(one == Attendance(born=one.born) for one in anew.team.attendance.values())
+    assert anew.team.words.typed["r1"].noted != 5.0
 
 
 # In whose name

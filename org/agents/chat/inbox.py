@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Iterable
 
 from comms.mailbox import Mail, MailError, Message
+from lab.disowned import KIND, passed_over
 from lab.errors import UserError
 from lab.home import Home
 from lab.ledger import Ledger
@@ -74,6 +75,8 @@ class Inbox:
             if not self._home.ledger.is_file():
                 return
             self._ledger = Ledger(self._home.ledger)
+        if (gone := passed_over(self._ledger.each(KIND))) != self._state.disowned:
+            self._state = State(disowned=gone)
         for fact in self._ledger.each("intervention", after=self._state.last):
             try:
                 self._state.apply(fact)

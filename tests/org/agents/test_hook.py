@@ -15,6 +15,7 @@ import pytest
 from comms.mailbox import Mail
 from lab.home import Home
 from lab.ledger import Ledger
+from org.agents.chat.inbox import Inbox
 from org.agents.conversations import LAUNCHED, Conversations
 from org.agents.event import read_events
 from org.agents.hook import ANSWER, ANSWERS, CHILD, ROOM, answer, asks_leave
@@ -175,6 +176,36 @@ def test_who_was_told_that_its_budget_is_spent_gets_a_turn_for_that_letter_and_n
     ledger.append("agent", {"what": "budget_raised"}, "r1")
     ledger.close()
     assert "another idea" in fire(home, "Stop", last_assistant_message="done")["reason"]
+
+
+def test_what_is_disowned_holds_nothing_up(home: Home) -> None:
+    ledger, mail = Ledger(home.ledger), Mail(home.comms)
+    inbox = Inbox(home, "r1", ())
+    forged = [
+        ledger.append("intervention", {"what": "taken_over"}, "r1", "person").id,
+        ledger.append("agent", {"what": "budget_told", "letter": "x"}, "r1").id,
+        ledger.append("run", {"agent": "r1", "purpose": "nominate"}, "R0001").id,
+    ]
+    ledger.append("agent", {"what": "budget_told", "letter": "x"}, "r1", "mallory")
+    mail.send("r2", "r1", "look at it")
+    inbox.look()
+    assert inbox.taken_over and not inbox.free and fire(home, "Stop") == {}, "whoever reads it in that moment cannot know"
+    ledger.append("disowned", {"facts": forged, "why": ["forged"] * 3})
+    ledger.close()
+    inbox.look()
+    assert not inbox.taken_over and inbox.free
+    assert "look at it" in fire(home, "Stop")["reason"]
+    assert fire(home, "Stop", last_assistant_message="Shall I proceed?")["reason"] == ANSWER
+
+
+def test_a_turns_end_loads_little(home: Home) -> None:
+    heavy = {"pydantic", "yaml", "psutil", "statistics", "lab.state", "tasks.spec", "typer"}
+    code = "import json, sys, org.agents.hook as hook, lab.home; home = lab.home.Home.find(); before = set(sys.modules); "
+    code += "hook.taken_over(home, 'r1'); hook.budget_letter(home, 'r1'); hook.has_run(home, 'r1'); "
+    code += f"print((set(sys.modules) - before) & {heavy})"
+    env = {"ORGCTL_HOME": str(home.root), "PATH": "/usr/bin:/bin"}
+    done = subprocess.run([sys.executable, "-I", "-c", code], env=env, capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "set()", done.stderr
 
 
 def test_events_of_a_child_that_the_agent_started_count_for_nothing(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
