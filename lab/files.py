@@ -47,11 +47,12 @@ def write_json(path: Path, value: Any, own: Path | None = None) -> None:
 
 def make_way(path: Path, own: Path, folder: bool = False) -> None:
     """Rename what makes a file at `path` (or a folder) impossible, to `<name>.kept`: a folder in its place, or something else in the
-    place of a folder between it and `own`. Under one user id anybody can lay that there, and nobody's work may wait for ever."""
+    place of a folder between it and `own`, such as a link, which leads out of there. Under one user id anybody can lay that there, and
+    nobody's work may wait for ever."""
     if own not in path.parents:
         return
     between = [one for one in reversed(path.parents) if own in one.parents]
-    blocking = [one for one in [*between, *([path] if folder else [])] if os.path.lexists(one) and not one.is_dir()]
+    blocking = [one for one in [*between, *([path] if folder else [])] if one.is_symlink() or (one.exists() and not one.is_dir())]
     if not folder and path.is_dir() and not path.is_symlink():
         blocking.append(path)
     for one in blocking:

@@ -94,6 +94,8 @@ class Controller:
     """When to stop by itself, in seconds since the epoch."""
     told: int | None = None
     """The last fact that letters were written about; None until that is known."""
+    carried_out: dict[str, tuple[bool, dict[str, Any]]] = field(default_factory=dict)
+    """Request -> its answer, as long as that could not be written down."""
 
     def __post_init__(self) -> None:
         self.session = designs.read(self.home)
@@ -152,8 +154,9 @@ class Controller:
         except sqlite3.DatabaseError:  # nothing can be believed any more, but who wants it to end is heard
             self.leaving = self.leaving or any(request.kind == "stop" for request in waiting(self.home))
             raise
-        trouble = []
-        for request in waiting(self.home):
+        trouble, pile = [], waiting(self.home)
+        self.carried_out = {one.id: self.carried_out[one.id] for one in pile if one.id in self.carried_out}
+        for request in pile:
             self.team.words.note_typed(request.time)  # what was asked for in a turn that a person began is assisted, however short it was
             try:
                 self._take(request)
@@ -167,14 +170,22 @@ class Controller:
         self.lab.runs.start(time.time())
 
     def _take(self, request: Request) -> None:
+        """Carry a request out and answer it. Raises OSError when the answer cannot be written: then it alone is tried again."""
+        if request.id not in self.carried_out:
+            self.carried_out[request.id] = self._outcome(request)
+        found, body = self.carried_out[request.id]
+        answer(self.home, request, found, **body)
+        del self.carried_out[request.id]
+
+    def _outcome(self, request: Request) -> tuple[bool, dict[str, Any]]:
+        """The answer to a request, with what was done of it: does it succeed, and the answer's body."""
         try:
-            found, body = True, self._carry_out(request)
+            return True, self._carry_out(request)
         except (UserError, GitError) as error:
-            found, body = False, {"error": str(error)}
+            return False, {"error": str(error)}
         except Exception as error:  # whatever it is: a request that is not answered would hold up all that come after it
             log.exception("request %s", request.id)
-            found, body = False, {"error": f"the request could not be carried out ({type(error).__name__}): see .org/controller.log"}
-        answer(self.home, request, found, **body)
+            return False, {"error": f"the request could not be carried out ({type(error).__name__}): see .org/controller.log"}
 
     def _carry_out(self, request: Request) -> dict[str, Any]:
         """What a request asks for; returns the answer's body."""

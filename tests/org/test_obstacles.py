@@ -125,6 +125,33 @@ def test_a_request_that_cannot_be_answered_where_it_should_holds_up_none_behind_
     assert [path.read_text() for path in (pile / "bad").iterdir()] == ["no request"]
 
 
+def test_what_was_asked_for_is_done_once_though_it_cannot_be_answered(one: Controller, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    before = len(one.lab.ledger.facts("budget"))
+    asked = ask(one.home, "budget", "chief", {"area": "data", "gpu_hours": 2})
+    with monkeypatch.context() as disk:
+        disk.setattr("org.controller.answer", full)
+        for _ in range(3):
+            assert "No space left" in one._requests()
+    assert one._requests() == "" and (wait_answer(one.home, asked, 0) or {})["ok"]
+    assert len(one.lab.ledger.facts("budget")) == before + 1 and not one.carried_out
+
+
+@pytest.mark.parametrize("place", ["requests/done", "requests/bad"])
+def test_a_link_out_of_the_organisations_folder_is_in_the_way(one: Controller, place: str) -> None:
+    folder = one.home.org / place
+    if folder.exists():
+        folder.rename(folder.with_name("taken-away"))
+    folder.symlink_to("/proc")
+    (one.home.requests / "2.json").write_text("no request")
+    asked = ask(one.home, "budget", "chief", {"area": "data", "gpu_hours": 2})
+    assert one._requests() == "" and one._requests() == ""
+    assert (wait_answer(one.home, asked, 0) or {})["ok"] and len(one.lab.ledger.facts("budget")) == 1
+    assert folder.with_name(f"{folder.name}.kept").is_symlink() and not list(one.home.requests.glob("*.json"))
+
+
 def test_controller_agents_and_levers_write_whatever_lies_there(one: Controller) -> None:
     org, seat = one.home.org, one.team.seats["r1"]
     lay(one.home.controller)
