@@ -29,7 +29,7 @@ from lab.requests import Request, answer, waiting
 from lab.steps import Policy
 from lab.takeover import taker
 from org import design as designs
-from org import levers, news, role, session, swap
+from org import levers, news, people, role, session, swap
 from org.agents import base
 from org.grid import Grid
 from org.standup import Standups
@@ -246,8 +246,8 @@ class Controller:
             raise UserError(f"{request.actor} is a model: that a person has its pane is for the person to say, by Ctrl-b t")
         if own and request.kind == "release" and taker(self.lab.ledger, request.actor) not in ("", request.actor):
             raise UserError(f"a person has taken {request.actor} over: a person gives it back, by Ctrl-b t or in a terminal of their own")
-        if not own and request.actor not in self.lab.state.taken_over:
-            raise UserError(f"{request.actor} is an agent: to {request.kind} is for people, ask one")
+        if not own:
+            people.check(seat, request.actor in self.lab.state.taken_over, request.kind)
 
     def _swap(self, request: Request) -> dict[str, Any]:
         """Give agents another role text or backend, and start them anew. Answers who was changed, and what there is to say of it."""

@@ -25,8 +25,9 @@ from lab.home import Home
 from lab.ledger import Fact, Ledger
 from lab.ledger_commands import opened
 from lab.state import State
+from lab.takeover import taker
 from lab.text import clean
-from org import daemon, prompt, swap
+from org import daemon, people, prompt, swap
 from org import design as designs
 from org.agents.event import read_events
 from org.events import describe
@@ -181,7 +182,10 @@ def swapped(home: Home, wanted: swap.Swap, say: Callable[[str], None] = print) -
     else:
         ledger = Ledger(home.ledger)
         try:
-            after, names = swap.apply(home, designs.read(home), wanted, ledger, asker(), say)
+            settings, who = designs.read(home), asker()
+            seat = next((seat for seat in settings.design.seats(home) if seat.agent == who), None)
+            people.check(seat, bool(taker(ledger, who)), "swap")
+            after, names = swap.apply(home, settings, wanted, ledger, who, say)
             changed = swap.told(after.design, names)
         finally:
             ledger.close()

@@ -9,7 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+import orgctl
 from lab.errors import UserError
 from lab.home import Home
 from lab.ledger import Fact, Ledger
@@ -59,6 +61,23 @@ def test_a_backend_is_swapped_for_an_agent_or_for_a_role(home: Home) -> None:
     assert last == {"org_hash": after.hash, "swapped_from": before.hash}
     assert {fact.subject: fact.body["backend"] for fact in facts(home, "agent")} == {n: ["sweep", "shell"] for n in ("r1", "r2")}
     assert apply(home, Swap(backends={"r1": "shell"})) == [], "it is so already"
+
+
+def test_while_no_controller_serves_to_swap_is_for_people_too(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ORGCTL_HOME", str(home.root))
+    before = designs.read(home)
+
+    def restart(actor: str) -> str:
+        monkeypatch.setenv("ORGCTL_AGENT", actor)
+        return str(CliRunner().invoke(orgctl.app, ["restart", "r2", "--backend", "shell"]).exception or "")
+
+    assert restart("r1") == "r1 is an agent: to swap is for people, ask one"
+    assert designs.read(home) == before and not facts(home, "agent")
+    ledger = Ledger(home.ledger)
+    ledger.append("intervention", {"what": "taken_over"}, "r1", "person")
+    ledger.close()
+    assert restart("r1") == "" and designs.read(home).design.agents[-1].backend == "shell"
+    assert restart("r2") == restart("person") == "", "a person sits at a shell"
 
 
 def test_a_role_text_is_swapped_for_one_agent_alone(home: Home, tmp_path: Path) -> None:
