@@ -62,7 +62,7 @@ class Spending:
                 if found is not None:
                     self.counted[name] = cost.grown(self.counted.get(name), found)
                     cost.write(self.home, name, self.counted[name])
-            except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
+            except Exception as error:  # whatever it is: a backend, which may be another package's, reads what an agent lets it see
                 trouble.append(f"the cost of {name} cannot be read and written down: {error}")
         costs = {name: cost.kept(self.counted[name]) for name in seats if name in self.counted}
         whole = cost.Budget.of(design.process.budget.model_dump())

@@ -6,14 +6,13 @@ status`, the board and programs; how it reads is in `org.printed`. `unknown` is 
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any
-
-import psutil
 
 from lab import areas
 from lab.account import spent
@@ -34,6 +33,7 @@ from org.events import subject_of
 from org.grid import Grid
 from org.panes import BOARD, PaneState
 
+log = logging.getLogger("orgctl")
 OPEN = ("proposed", "queued", "running", "nominated", "confirming")
 """Statuses of an experiment that is still under way."""
 CLOCK_SLACK = 1.5
@@ -227,9 +227,16 @@ def look(
                 told = trying(told, backend.retry(grid.shown(pane)), now)
             if told is not None and told.until is not None and not known(told.until):
                 told = replace(told, until=None)  # no clock shows it
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, ImportError, psutil.Error) as error:
+        except Exception as error:  # whatever it is: a backend, which may be another package's, reads what an agent lets it see
+            _note(agent, seat.backend, type(error).__name__)
             told = Told("unknown", None, f"the records of {seat.backend} cannot be read ({type(error).__name__})")
     return derive(agent, pane, looked, read_events(home, agent, 20), state, now, told)
+
+
+@lru_cache(maxsize=100)
+def _note(agent: str, backend: str, error: str) -> None:
+    """Say once in the controller's log where an error came from: it is looked again every second."""
+    log.info("the records of %s (%s) cannot be read: %s", agent, backend, error, exc_info=True)
 
 
 def seats_of(home: Home) -> dict[str, Seat]:

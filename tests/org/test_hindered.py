@@ -196,6 +196,30 @@ def test_a_budget_in_dollars_that_cannot_be_kept_is_shown(controller: Controller
     assert "anna is not held to all" in duty(controller, "costs")() and len(facts(team, "budget_told", "anna")) == 1
 
 
+def test_whatever_a_backend_raises_for_one_frees_and_hides_no_other(
+    controller: Controller, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Another(Exception):
+        """Of another package."""
+
+    def broken(_: object, seat: base.Seat, *__: object) -> None:
+        if seat.agent == "anna":
+            raise Another("no such record")
+
+    team = controller.team
+    used(controller.home, "bert", 1050)
+    monkeypatch.setattr(type(base.load("shell")), "cost", broken)
+    assert duty(controller, "costs")() == "the cost of anna cannot be read and written down: no such record"
+    assert len(facts(team, "budget_told", "bert")) == 1
+    monkeypatch.setattr(type(base.load("shell")), "told", broken)
+    caplog.set_level("INFO")
+    for _ in range(2):
+        team.label(team.grid.observe() or {})
+    assert "the records of shell cannot be read (Another)" in team.status("anna", (team.grid.observe() or {})["anna"]).text
+    assert team.labels["bert"].startswith("bert · ") and "unknown" in team.labels["anna"] and "unknown" not in team.labels["bert"]
+    assert caplog.text.count("Traceback") == 1, "once, with where that came from"
+
+
 def test_who_cannot_be_started_is_given_up_with_the_reason_and_the_others_come_back(controller: Controller, tmp_path: Path) -> None:
     team, home, panes = controller.team, controller.home, duty(controller, "panes")
     role, honest = own_role(controller, tmp_path)
