@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 import comms.commands
 import lab.commands
@@ -18,7 +19,21 @@ from comms.message import MailError
 from lab import failures, speaker
 from lab.home import check_program
 
+HARMLESS = ("doctor",)
+"""Commands that speak in nobody's name."""
+
+
+class Door(TyperGroup):
+    """All commands. It knows whether one is only asked how it is used."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        rest: list[str] = super().parse_args(ctx, args)
+        ctx.meta["help"] = rest[-1:] == ["--help"] and not any(word.startswith("-") for word in rest[:-1])  # not an option's value
+        return rest
+
+
 app = typer.Typer(
+    cls=Door,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -28,6 +43,7 @@ app = typer.Typer(
 
 @app.callback()
 def program(
+    ctx: typer.Context,
     name: Annotated[
         str | None,
         typer.Option("--program", help="Which program of research of this repository is meant. Default: $ORGCTL_PROGRAM, else main."),
@@ -36,7 +52,8 @@ def program(
     """Program a research organisation of AI agents on one metric, and believe only what its laboratory has measured."""
     if name is not None:
         os.environ["ORGCTL_PROGRAM"] = check_program(name)
-    speaker.check()
+    if not ctx.meta["help"] and ctx.invoked_subcommand not in HARMLESS:
+        speaker.check()
 
 
 app.add_typer(org.commands.app)

@@ -54,16 +54,23 @@ def _mail() -> Mail:
 
 
 def _me(agent: str | None = None) -> str:
-    """$ORGCTL_AGENT, else the agent in whose worktree the working directory lies, else a person; whoever is named, if a person asks or
-    it is the same. Raises MailError for an agent that would open somebody else's mail, since what it reads is new to nobody any more.
+    """Who asks (`_who`); whoever is named, if a person asks or it is the same. Raises MailError for an agent that would open somebody
+    else's mail, since what it reads is new to nobody any more, and for who has a seat elsewhere.
     """
-    me = os.environ.get("ORGCTL_AGENT") or None
-    if me is None:
-        here, seats = Path.cwd().resolve(), _org() / "worktrees"
-        me = here.relative_to(seats).parts[0] if seats in here.parents else "person"
+    me = _who()
+    if "@" in me:  # as the door calls who has a seat in another program
+        raise MailError(f"this runs in {me}'s seat, which is in another program: it may read channels here, and has no mail")
     if agent not in (None, me) and me != "person" and os.environ.get("ORGCTL_ROLE") != "human":
         raise MailError(f"{me} may not open the mail of {clean(agent)[:40]}: leave --agent out, or read a channel")
     return agent or me
+
+
+def _who() -> str:
+    """Who looks: $ORGCTL_AGENT, else the agent in whose worktree the working directory lies, else a person."""
+    if named := os.environ.get("ORGCTL_AGENT"):
+        return named
+    here, seats = Path.cwd().resolve(), _org() / "worktrees"
+    return here.relative_to(seats).parts[0] if seats in here.parents else "person"
 
 
 def _owner(box: Mail, agent: str | None = None) -> str:
@@ -129,7 +136,7 @@ def _place(box: Mail, reply_to: str | None, thread: str, about: str) -> tuple[st
 
 def _reader() -> str | None:
     """Whose eyes a look is limited to; None for a person, who sees all mail."""
-    me = _me()
+    me = _who()
     return None if me == "person" else me
 
 

@@ -35,7 +35,19 @@ FIELD_LIMIT = 4000
 
 
 def me(home: Home) -> str:
-    """Who asks: $ORGCTL_AGENT; else the agent in whose worktree the working directory lies (a person works there); else person."""
+    """Who asks. Raises UserError for who may only read here."""
+    return check_guest(reader(home))
+
+
+def check_guest(name: str) -> str:
+    """The name. Raises UserError for the one that the door gives to who has a seat in another program of the repository."""
+    if "@" in name:
+        raise UserError(f"this runs in {name}'s seat, which is in another program: it may read here, and is nobody who could ask or write")
+    return name
+
+
+def reader(home: Home) -> str:
+    """Who looks: $ORGCTL_AGENT; else the agent in whose worktree the working directory lies (a person works there); else person."""
     if named := os.environ.get("ORGCTL_AGENT"):
         return named
     here, seats = Path.cwd().resolve(), home.worktrees.resolve()

@@ -33,16 +33,22 @@ FREE = "human"
 
 
 def check() -> None:
-    """Raises UserError when this command may not speak in the name that it bears. Outside of an organisation every name is right."""
+    """Raises UserError when this command may not speak in the name that it bears. Outside of an organisation every name is right. In the
+    seat of another program of the repository it may read, and gets a name that can do nothing else (`client.check_guest`)."""
     try:
         home = Home.find()
         ledger = Ledger(home.ledger)
     except UserError:
         return  # the command says what is wrong, if it needs one
     try:
-        name = client.me(home)
-        check_name(name, agents(ledger))
+        name = client.reader(home)
         seat = other_seat(home, name, os.getpid())
+        if is_guest(home, seat):
+            os.environ["ORGCTL_AGENT"] = seat
+            os.environ.pop("ORGCTL_ROLE", None)
+            return
+        check_name(name, agents(ledger), "" if os.environ.get("ORGCTL_AGENT") else name)
+        seat = "" if "@" in seat else seat
         if seat and not taker(ledger, seat):
             remedy = f"a person takes it over first (`orgctl takeover {seat}`)"
             raise UserError(f"this runs in {seat}'s seat and may not speak as {name}: {remedy}")
@@ -52,10 +58,14 @@ def check() -> None:
         ledger.close()
 
 
-def check_name(name: str, known: Collection[str]) -> None:
-    """Raises UserError for a name that is neither `person` nor an agent's; with no agents known, for one that no agent could bear."""
+def check_name(name: str, known: Collection[str], folder: str = "") -> None:
+    """Raises UserError for a name that is neither `person` nor an agent's; with no agents known, for one that no agent could bear.
+    `folder`: the one among the worktrees that it comes from, if it does."""
     if name == client.PERSON or (name in known if known else NAME.fullmatch(name) and name not in NOBODY):
         return
+    if folder:
+        names = f"one of {', '.join(known)}, or" if known else "an agent or"
+        raise UserError(f".org/worktrees/{clean(folder, 40)} is no agent's: work elsewhere, or set ORGCTL_AGENT to {names} {client.PERSON}")
     here = f"name one of {', '.join(known)}, or" if known else "or name"
     raise UserError(f"ORGCTL_AGENT={clean(name, 40)!r} is nobody of this organisation: unset it, {here} {client.PERSON}")
 
@@ -67,7 +77,8 @@ def agents(ledger: Ledger) -> list[str]:
 
 
 def other_seat(home: Home, name: str, pid: int, before: float | None = None) -> str:
-    """The agent of this organisation in whose seat a process runs, if that is another than `name`; "" where none is found.
+    """The agent in whose seat a process runs, if that is another than `name`; "" where none is found. A seat of another program of this
+    repository is that of `agent@program`.
 
     `before`: seconds since the epoch at which the process must have been there, since numbers are used again.
     """
@@ -88,7 +99,21 @@ def _seat(home: Home, process: psutil.Process) -> str:
         environment = process.environ()
     except (psutil.Error, OSError):
         return ""
-    where, program = environment.get("ORGCTL_HOME", ""), environment.get("ORGCTL_PROGRAM") or MAIN
-    if not where or program != home.program or environment.get("ORGCTL_ROLE") == FREE or Path(where).resolve() != home.root.resolve():
+    where, agent = environment.get("ORGCTL_HOME", ""), str(environment.get("ORGCTL_AGENT", ""))
+    if not where or not agent or environment.get("ORGCTL_ROLE") == FREE or Path(where).resolve() != home.root.resolve():
         return ""
-    return str(environment.get("ORGCTL_AGENT", ""))
+    program = environment.get("ORGCTL_PROGRAM") or MAIN
+    return agent if program == home.program else f"{agent}@{program}"
+
+
+def is_guest(home: Home, seat: str) -> bool:
+    """Is this (`other_seat`) a seat of another program, which no person has taken over there?"""
+    agent, at, program = seat.partition("@")
+    other = next((one for one in home.others() if one.program == program), None)
+    if not at or other is None or not other.ledger.is_file():
+        return bool(at)
+    ledger = Ledger(other.ledger)
+    try:
+        return not taker(ledger, agent)
+    finally:
+        ledger.close()

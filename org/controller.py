@@ -206,10 +206,12 @@ class Controller:
         """Nobody speaks but agents and people, and a process that lives in an agent's seat for nobody else. Raises UserError."""
         speaker.check_name(request.actor, list(self.team.seats))
         seat = speaker.other_seat(self.home, request.actor, request.pid, request.time) if request.pid is not None else ""
-        if seat not in self.team.seats:
-            return
-        model = base.load(self.team.seats[seat].backend).spends_money
-        if seat not in self.lab.state.taken_over or (model and request.kind == "release"):
+        if seat in self.team.seats:
+            model = base.load(self.team.seats[seat].backend).spends_money
+            refused = seat not in self.lab.state.taken_over or (model and request.kind == "release")
+        else:
+            refused = speaker.is_guest(self.home, seat)
+        if refused:
             text = f"a process in {seat}'s seat (pid {request.pid}) asked for a {request.kind[:40]} in the name of {request.actor}: refused"
             self.lab.ledger.append("alarm", {"text": text}, seat)
             raise UserError(f"this runs in {seat}'s seat and may not speak as {request.actor}")

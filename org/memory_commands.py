@@ -17,7 +17,7 @@ import typer
 
 from comms import quoted
 from lab.answer import as_data
-from lab.client import PERSON, me
+from lab.client import PERSON, reader
 from lab.errors import UserError
 from lab.home import Home
 from lab.text import clean
@@ -34,7 +34,7 @@ Limit = Annotated[int, typer.Option("-n", "--limit", min=1, max=100, help="How m
 def _memory(rebuild: bool = False) -> Iterator[tuple[Memory, str | None]]:
     """The index, up to date, and who asks (None: a person, who sees everything)."""
     home = Home.find()
-    asker = me(home)
+    asker = reader(home)
     with Memory(home, design.read(home).library) as memory:
         if rebuild:
             memory.forget()

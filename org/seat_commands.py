@@ -102,8 +102,8 @@ def _facts_about(agent: str) -> list[tuple[Fact, str]]:
 
 
 def asker() -> str:
-    """Who asks for what is for people: $ORGCTL_AGENT, else a person, wherever they stand."""
-    return os.environ.get("ORGCTL_AGENT") or PERSON
+    """Who asks for what is for people: $ORGCTL_AGENT, else a person, wherever they stand. Raises UserError for who may only read here."""
+    return client.check_guest(os.environ.get("ORGCTL_AGENT") or PERSON)
 
 
 def _ask(home: Home, kind: str, body: dict[str, Any]) -> dict[str, Any]:

@@ -93,6 +93,41 @@ def test_what_is_disowned_counts_for_nothing_at_the_door(home: Home) -> None:
     assert say(home, {"ORGCTL_AGENT": "r2"}, *PROPOSE, seat="r2").startswith("0")
 
 
+def test_in_another_program_of_the_repository_an_agent_reads_and_is_nobody(home: Home) -> None:
+    vision = found(home.root, Wish(design="solo", task=str(TOY), slots=1, program="vision"))
+    there = ("--program", "vision")
+    for env in ({}, {"ORGCTL_AGENT": "r1"}, {"ORGCTL_AGENT": "person", "ORGCTL_ROLE": "human"}):  # r1 is somebody's name there too
+        for words in (["idea", "larger steps"], PROPOSE, ["mail", "send", "r1", "hello"], ["mail", "read"], ["down"],
+                      ["exp", "withdraw", "E0001", "--why", "w"], ["restart", "r1", "--backend", "shell"]):  # fmt: skip
+            said = say(home, env, *there, *words, seat="r1")
+            assert said.startswith("2") and ("this runs in r1@main's seat" in said or "is for people" in said), said
+        assert say(home, env, *there, "exp", "list", seat="r1").startswith("0")
+        assert say(home, env, *there, "search", "steps", seat="r1").startswith("0")
+    assert not facts(vision, "proposal")
+    assert not list((vision.comms / "inbox").glob("r1/new/*")) and not list(vision.requests.glob("*.json"))
+    ledger = Ledger(home.ledger)
+    ledger.append("intervention", {"what": "taken_over"}, "r1", "person")
+    ledger.close()
+    assert say(home, {}, *there, "idea", "larger steps", seat="r1").startswith("0") and facts(vision, "proposal") == ["person"]
+
+
+def test_a_folder_among_the_worktrees_that_is_no_agents_is_named(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    (home.worktrees / "scratch").mkdir()
+    monkeypatch.chdir(home.worktrees / "scratch")
+    monkeypatch.delenv("ORGCTL_AGENT", raising=False)
+    error = str(CliRunner().invoke(orgctl.app, ["exp", "list"]).exception)
+    assert error == ".org/worktrees/scratch is no agent's: work elsewhere, or set ORGCTL_AGENT to one of chief, r1, r2, or person"
+    assert not CliRunner().invoke(orgctl.app, ["exp", "list"], env={"ORGCTL_AGENT": "person"}).exception
+
+
+def test_help_and_the_examination_of_the_machine_are_for_whoever_asks(home: Home) -> None:
+    env = {"ORGCTL_AGENT": "r9", "ORGCTL_HOME": str(home.root)}
+    for words in (["exp", "propose", "--help"], ["--program", "main", "status", "--help"], ["doctor", "--json"]):
+        assert "is nobody" not in str(CliRunner().invoke(orgctl.app, words, env=env).exception), words
+    for words in (["status"], [*PROPOSE[:-1], "--help"], ["exp", "propose", "--hypothesis", "--help"]):
+        assert "is nobody" in str(CliRunner().invoke(orgctl.app, words, env=env).exception), words
+
+
 def test_an_organisation_elsewhere_is_none_of_an_agents_business(home: Home, tmp_path: Path) -> None:
     other = found(tmp_path / "other", Wish(task=str(TOY), slots=1, name="other"))
     there = {"ORGCTL_HOME": str(other.root)}

@@ -120,6 +120,17 @@ def test_a_request_from_one_agents_seat_in_anothers_name_is_refused_with_an_alar
     assert len(controller.lab.ledger.facts("alarm")) == 2
 
 
+def test_from_a_seat_of_another_program_nobody_asks_for_anything_but_a_person_who_has_it(controller: Controller) -> None:
+    vision = Controller(found(controller.home.root, Wish(design="solo", task=str(TOY), slots=1, program="vision")))
+    vision.lab.refresh()
+    with seated(controller, "r1") as pid:
+        for actor in ("r1", "person"):
+            assert f"this runs in r1@main's seat and may not speak as {actor}" in said_by(vision, pid, actor)
+        assert len(vision.lab.ledger.facts("alarm", "r1@main")) == 2
+        controller.lab.ledger.append("intervention", {"what": "taken_over"}, "r1", "person")
+        assert not said_by(vision, pid, "person")
+
+
 def test_a_process_that_is_younger_than_the_request_did_not_make_it(controller: Controller) -> None:
     with seated(controller, "r1") as pid:
         name = f"{time.time_ns() - 60 * 10**9:020d}-{pid}"
