@@ -9,7 +9,6 @@ environment what its seat gave it. In a seat that a person has taken over a pers
 from __future__ import annotations
 
 import os
-import re
 import sqlite3
 from collections.abc import Collection
 from pathlib import Path
@@ -21,13 +20,11 @@ from lab.disowned import counted
 from lab.errors import UserError
 from lab.home import MAIN, Home
 from lab.ledger import Ledger
+from lab.names import NAME, RESERVED
 from lab.process import Identity
 from lab.takeover import taker
 from lab.text import clean
 
-NAME = re.compile(r"[a-z][a-z0-9-]{0,23}")
-NOBODY = ("all", "board", "lab", "org", "trunk")
-"""Names that no agent bears."""
 FREE = "human"
 """The role of a seat in which a person sits anyway."""
 
@@ -61,7 +58,7 @@ def check() -> None:
 def check_name(name: str, known: Collection[str], folder: str = "") -> None:
     """Raises UserError for a name that is neither `person` nor an agent's; with no agents known, for one that no agent could bear.
     `folder`: the one among the worktrees that it comes from, if it does."""
-    if name == client.PERSON or (name in known if known else NAME.fullmatch(name) and name not in NOBODY):
+    if name == client.PERSON or (name in known if known else NAME.fullmatch(name) and name not in RESERVED):
         return
     if folder:
         names = f"one of {', '.join(known)}, or" if known else "an agent or"

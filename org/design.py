@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
@@ -21,6 +20,7 @@ from pydantic import Field, JsonValue, ValidationError, field_validator, model_v
 from lab.errors import UserError
 from lab.files import write_atomic
 from lab.home import Home
+from lab.names import NAME, RESERVED
 from org import reviewers, role
 from org.agents import base
 from org.process import Process
@@ -28,10 +28,6 @@ from org.written import Model, at, complaints, mapping, validated
 
 DESIGNS = Path(__file__).resolve().parent / "designs"
 EXAMPLE = DESIGNS / "chief.yaml"
-NAME = re.compile(r"[a-z][a-z0-9-]{0,23}")
-"""An agent's name becomes a branch, a folder, a mailbox and a tmux option."""
-RESERVED = ("all", "board", "lab", "org", "person", "trunk")
-"""No agent's name: everyone, the board's window, actors that are no agents, the trunk branch."""
 
 Confirmation = Literal["auto", "chief"]
 Promotion = Literal["auto", "chief", "skeptic", "partner"]

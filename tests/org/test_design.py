@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from lab.errors import UserError
 from lab.home import Home
+from lab.names import RESERVED
 from org import design, role
 from org.agents import base
 from org.process import Restart
@@ -141,7 +142,7 @@ def test_agents_that_are_counted_leave_the_other_slots_to_the_open_group(tmp_pat
         (MINIMAL + "  - {role: chief-scientist, slot: false, count: 2}\n", "two chiefs"),
         (MINIMAL + "    names: [Bob]\n", "line 5: agents.0.names: bad name 'Bob'"),
         (MINIMAL + "    names: [../x]\n", "bad name '../x'"),
-        (MINIMAL + "    names: [trunk]\n", "'trunk' is a reserved name"),
+        *((MINIMAL + f"    names: [{name}]\n", f"'{name}' is a reserved name") for name in RESERVED),
         (MINIMAL + "    names: [a, b]\n", "2 names for 1 agents"),
         (MINIMAL + "    count: 2\n    names: [a, a]\n", "two agents are called 'a'"),
         (MINIMAL + "process: {confirm_stages: [3, 3]}\n", "line 5: process.confirm_stages: must be numbers of runs that rise"),
