@@ -34,6 +34,7 @@ def test_a_link_leads_somewhere(page: str, target: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("page", "line"), COMMANDS)
+@pytest.mark.slow
 def test_a_documented_command_exists_with_its_options(page: str, line: str) -> None:
     shown = line.replace("[--json]", "--json").replace("[--keep-runs]", "--keep-runs").replace("...", "words")
     try:

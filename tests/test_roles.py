@@ -59,6 +59,7 @@ def parse(line: str) -> None:
 
 
 @pytest.mark.parametrize(("file", "line"), COMMANDS)
+@pytest.mark.slow
 def test_a_command_in_a_role_prompt_exists_with_its_options(file: str, line: str) -> None:
     parse(line)
 

@@ -245,6 +245,7 @@ CONTENTS = st.one_of(
 
 @settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(strangers=st.lists(st.tuples(NAMES, CONTENTS), max_size=5), place=st.sampled_from(["inbox", "channel"]))
+@pytest.mark.slow
 def test_whatever_lies_in_a_mailbox_the_mail_beside_it_arrives(
     tmp_path_factory: pytest.TempPathFactory, strangers: list[tuple[str, bytes]], place: str
 ) -> None:

@@ -34,6 +34,7 @@ def site(bench: Callable[..., Bench]) -> Site:
     return one
 
 
+@pytest.mark.slow
 def test_where_nobody_decides_a_refusal_names_the_laboratory_only_for_what_it_does_by_itself(site: Site) -> None:
     def refused(kind: str, policy: Policy) -> str:
         site.lab.policy = policy
@@ -54,6 +55,7 @@ def test_where_nobody_decides_a_refusal_names_the_laboratory_only_for_what_it_do
 
 
 @pytest.mark.parametrize("seeds", [0, 1, -4, 2.5, True, "8"])
+@pytest.mark.slow
 def test_a_number_of_seeds_that_makes_no_sense_is_refused_and_none_means_the_default(site: Site, seeds: object) -> None:
     for kind, most in (("replicate", 16), ("audit", 64), ("carry", 64)):
         site.bench.home.next_task.write_text(scaled(site.lab.task).model_dump_json())
@@ -62,6 +64,7 @@ def test_a_number_of_seeds_that_makes_no_sense_is_refused_and_none_means_the_def
     assert site.ask("audit", actor="person", seeds=None)["seeds"] == 4
 
 
+@pytest.mark.slow
 def test_who_may_not_carry_and_what_cannot_be_is_told_before_the_data_are_prepared(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     home = commanded(site, monkeypatch)
     home.next_task.write_text(scaled(site.lab.task).model_dump_json())

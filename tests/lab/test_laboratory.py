@@ -137,6 +137,7 @@ def test_who_kills_a_runner_and_leaves_a_result_in_its_place_is_not_believed(run
     assert (run.status, run.metric) == ("lost", {}) and run.reason == "its runner was killed by signal 9 before it had written a result"
 
 
+@pytest.mark.slow
 def test_a_baseline_that_somebody_ends_is_run_again_on_its_seed_with_an_alarm(bench: Callable[..., Bench]) -> None:
     one = bench()
     begun(one)
@@ -155,6 +156,7 @@ def test_a_baseline_that_somebody_ends_is_run_again_on_its_seed_with_an_alarm(be
     assert lab.state.alarms == [f"{who}: what stands in for it runs on its seed, {run.seed}, so nothing is gained"]
 
 
+@pytest.mark.slow
 def test_a_program_that_takes_a_runners_name_is_ended_and_the_run_begins_on_its_seed(runs: Runs, tmp_path: Path) -> None:
     elsewhere, folder = tmp_path / "elsewhere", runs.home.runs / "R0001"
     elsewhere.mkdir()

@@ -220,6 +220,7 @@ def test_a_revert_is_a_commit_on_top_with_the_parents_files_and_history_stays_li
 
 
 @pytest.mark.parametrize("moment", ["write", "mirror_trunk"], ids=["before the fact", "before the branch follows"])
+@pytest.mark.slow
 def test_a_revert_that_was_killed_half_way_is_finished_once(site: Site, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
     name = site.idea("MOMENTUM = ", "MOMENTUM = 1.0 * ")
     with monkeypatch.context() as patch:
@@ -276,6 +277,7 @@ def test_a_promotion_in_conflict_with_trunk_names_the_files_and_merges_nothing(a
     assert letter[:3] == ("r1", "unmerged", second) and said in letter[3]
 
 
+@pytest.mark.slow
 def test_where_the_laboratory_promotes_by_itself_a_conflict_is_met_once_and_holds_up_nobody(apart: tuple[Site, str, str]) -> None:
     site, _, second = apart
     site.lab.policy = dataclasses.replace(site.lab.policy, promotion="auto")
@@ -287,6 +289,7 @@ def test_where_the_laboratory_promotes_by_itself_a_conflict_is_met_once_and_hold
     assert site.lab.state.experiments[third].status == "promoted" and site.lab.state.experiments[second].status == "unmerged"
 
 
+@pytest.mark.slow
 def test_what_conflicted_with_a_promotion_that_is_taken_back_is_promoted_on_its_old_verdict(site: Site) -> None:
     first = site.idea("MOMENTUM = ", "MOMENTUM = 0.1 * ")
     second = site.idea("MOMENTUM = ", "MOMENTUM = 0.2 * ")
@@ -302,6 +305,7 @@ def test_what_conflicted_with_a_promotion_that_is_taken_back_is_promoted_on_its_
     assert site.ask("promote", second)["commit"] == site.lab.state.trunk
 
 
+@pytest.mark.slow
 def test_a_change_put_on_trunk_by_hand_begins_anew_without_the_reviews_of_the_old_one(apart: tuple[Site, str, str]) -> None:
     site, _, second = apart
     site.lab.ledger.append("review", {"finding": "ok", "text": ""}, second, "s")
@@ -330,6 +334,7 @@ def test_a_change_put_on_trunk_by_hand_begins_anew_without_the_reviews_of_the_ol
         site.ask("run", second, "r1")
 
 
+@pytest.mark.slow
 def test_a_verdict_on_the_files_that_trunk_went_back_to_holds(site: Site) -> None:
     other = site.idea("BATCH = ", "BATCH = 2 * ")
     name = site.idea("MOMENTUM = ", "MOMENTUM = 1.0 * ")

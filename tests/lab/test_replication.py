@@ -227,6 +227,7 @@ def test_the_laboratory_refuses_to_promote_around_the_gate(site: Site) -> None:
     assert not [line for line in lines if "(trunk" in line or "(replication" in line]
 
 
+@pytest.mark.slow
 def test_a_person_may_pass_the_gate_and_nobody_else_can_without_being_found_out(site: Site) -> None:
     for actor, complaints in (("person", 0), ("lab", 1)):
         name = site.idea("MOMENTUM = ", f"MOMENTUM = 0.{complaints + 1} * ", again="another factor")

@@ -18,6 +18,8 @@ from lab.takeover import taker
 from org.session import Wish, found
 from tests.conftest import ORGCTL, TOY
 
+pytestmark = pytest.mark.slow  # whole controllers, or commands as processes
+
 PROPOSE = ["exp", "propose", "--hypothesis", "larger steps", "--mechanism", "they get further"]
 
 

@@ -81,6 +81,7 @@ def test_every_split_is_full_when_only_pydoc_data_can_be_held_out(tmp_path: Path
         assert size > 50_000, f"{split} holds {size} bytes"
 
 
+@pytest.mark.slow
 def test_the_mask_of_stdlib_names_the_held_out_modules_of_this_python() -> None:
     mask = nc.stdlib(10**9).mask
     assert str(STDLIB.resolve() / "pydoc_data") in mask

@@ -34,11 +34,13 @@ def folder_of_text(root: Path, documents: int, size: int = 4000) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_preparing_twice_gives_the_same_bytes(data: Path, tmp_path: Path) -> None:
     nd.prepare(tmp_path / "again", TINY)
     assert contents(tmp_path / "again") == contents(data)
 
 
+@pytest.mark.slow
 def test_preparing_a_prepared_folder_touches_nothing_and_other_settings_refill_it(data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "data"
     shutil.copytree(data, folder)
@@ -52,6 +54,7 @@ def test_preparing_a_prepared_folder_touches_nothing_and_other_settings_refill_i
     assert np.load(folder / "search.npy").shape == (64, 33)
 
 
+@pytest.mark.slow
 def test_the_manifest_is_flat_and_names_what_was_used_by_hash(data: Path) -> None:
     manifest = nd.read_manifest(data)
     assert manifest

@@ -166,6 +166,7 @@ def test_the_largest_batch_is_never_less_than_a_step_of_the_scale(process: Calla
     assert batch and len(batch[0]) == 16
 
 
+@pytest.mark.slow
 def test_counts_are_fresh_while_the_trainer_is_busy_and_final_when_it_dies(process: Callable[..., Process]) -> None:
     one = process('{"kind": "tokens", "amount": 100000}')
     one.feed.batch(8)
@@ -363,6 +364,7 @@ def test_garbage_requests_are_bounded_and_leave_true_counts() -> None:
         assert 24 <= counts["tokens"] <= 8000 and counts["tokens"] % 8 == 0
 
 
+@pytest.mark.slow
 def test_half_a_request_or_one_that_never_reads_its_answer_stops_no_counting() -> None:
     one = Thread(Budget("steps", 10**6), context=4000, most=256, expected=256)
     one.sock.sendall(REQUEST.pack(256, math.nan, 0)[:5])

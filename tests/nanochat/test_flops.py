@@ -92,6 +92,7 @@ def test_inference_counts_the_forward_pass_alone() -> None:
         assert counted(lambda: F.scaled_dot_product_attention(q, k, v, is_causal=True)) == training(attention_pairs(TIME)) / 3
 
 
+@pytest.mark.slow
 def test_flex_attention_counts_what_its_mask_lets_through() -> None:
     q, k, v = (x.detach() for x in heads())
     mask = create_block_mask(lambda b, h, i, j: (i >= j) & (i - j < WINDOW), None, None, TIME, TIME, device="cpu", BLOCK_SIZE=8)
@@ -128,6 +129,7 @@ def test_products_of_a_backward_pass_count() -> None:
     assert counted(lambda: (x @ w).sum().backward()) == 3 * 2 * 6 * 4 * 5
 
 
+@pytest.mark.slow
 def test_an_operator_without_a_formula_is_named_and_not_taken_for_free() -> None:
     @torch.library.custom_op("nanochat_test::mystery", mutates_args=())
     def mystery(x: torch.Tensor) -> torch.Tensor:
@@ -140,6 +142,7 @@ def test_an_operator_without_a_formula_is_named_and_not_taken_for_free() -> None
     assert any("mystery" in name for name in meter.unknown) and any("svd" in name for name in meter.unknown)
 
 
+@pytest.mark.slow
 def test_compiled_code_is_counted_operator_by_operator() -> None:
     product = torch.compile(lambda x, y: torch.relu(x @ y), backend="eager")
     x, y = torch.ones(3, 4), torch.ones(4, 5)

@@ -163,6 +163,7 @@ def test_the_board_needs_none_of_the_heavy_libraries() -> None:
     assert done.stdout.strip() == "set()"
 
 
+@pytest.mark.slow
 def test_without_a_terminal_it_prints_one_frame_and_ends(home: Home) -> None:
     tell(home)
     env = {**os.environ, "ORGCTL_HOME": str(home.root), "COLUMNS": "150", "LINES": "40"}
@@ -174,6 +175,7 @@ def test_without_a_terminal_it_prints_one_frame_and_ends(home: Home) -> None:
     assert done.returncode == 2 and "orgctl up" in done.stderr and done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_in_window_0_it_follows_the_ledger_and_ignores_keys(home: Home, grid: Grid) -> None:
     story = tell(home)
     pid = on_board(grid, home)

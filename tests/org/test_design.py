@@ -247,6 +247,7 @@ def test_a_missing_skill_is_named(tmp_path: Path) -> None:
     knobs=st.dictionaries(st.text(max_size=9), st.integers() | st.text() | st.booleans()),
 )
 @example(name="s", created=0.0, about="\x85", knobs={})
+@pytest.mark.slow
 def test_the_session_file_gives_back_exactly_what_was_written(
     tmp_path_factory: pytest.TempPathFactory, name: str, created: float, about: str, knobs: dict[str, str | int]
 ) -> None:

@@ -375,6 +375,7 @@ def test_a_server_that_died_is_seen_and_started_anew(grid: Grid) -> None:
     assert up(grid, "r1") == ["board", "r1"]
 
 
+@pytest.mark.slow
 def test_a_server_that_does_not_answer_is_unknown_not_empty(grid: Grid, monkeypatch: pytest.MonkeyPatch) -> None:
     up(grid, "r1")
     server = int(tmux(grid, "display-message", "-p", "#{pid}"))
@@ -433,6 +434,7 @@ def test_the_screen_is_captured_with_history_and_colours(grid: Grid) -> None:
         grid.capture("r9")
 
 
+@pytest.mark.slow
 def test_the_screens_of_all_are_had_at_once_and_of_one_that_went_nothing(grid: Grid) -> None:
     say = {name: ["sh", "-c", f"echo I am {name}; exec sleep 1000"] for name in ("r1", "r2", "r3")}
     grid.ensure(spec(grid, "board"), [spec(grid, name, words) for name, words in say.items()])
@@ -469,6 +471,7 @@ def test_the_screen_log_survives_respawn_and_stays_bounded(grid: Grid, tmp_path:
     assert "first" in log.read_text()
 
 
+@pytest.mark.slow
 def test_an_agent_that_crashes_at_once_keeps_nobody_from_starting_and_is_logged_when_it_comes_back(grid: Grid, tmp_path: Path) -> None:
     path = tmp_path / "screen.log"
     grid.ensure(spec(grid, "board"), [spec(grid, "r1", ["sh", "-c", "exit 3"])])
@@ -488,6 +491,7 @@ def test_a_screen_log_keeps_the_last_of_a_flood_in_bounded_space(tmp_path: Path)
     assert flood.endswith(kept) and 50_000 <= len(kept) <= 2 * 65536 + 50_000
 
 
+@pytest.mark.slow
 def test_removing_an_agent_ends_even_one_that_ignores_the_hang_up(grid: Grid, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("org.panes.GRACE", 0.5)
     deaf = ["sh", "-c", "trap '' HUP; echo deaf; while :; do sleep 1; done"]

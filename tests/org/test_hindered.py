@@ -29,6 +29,8 @@ from org.session import Wish, found
 from org.team import Team
 from tests.conftest import TOY, until
 
+pytestmark = pytest.mark.slow  # whole controllers, or commands as processes
+
 AGENTS = [{"role": "researcher", "names": [name], "backend": "shell", "settings": {"budget_tokens": 1000}} for name in ("anna", "bert")]
 PROCESS = {"standup": {"deadline": "1s"}, "restart": {"first_seconds": 0.05, "longest_seconds": 0.05, "attempts": 3}}
 

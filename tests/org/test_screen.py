@@ -38,6 +38,7 @@ def screen(columns: int, home: Path, *words: str) -> list[str]:
 
 
 @pytest.mark.parametrize("columns", [80, 120])
+@pytest.mark.slow
 def test_designs_are_listed_within_the_width_and_whole_into_a_pipe(columns: int, tmp_path: Path) -> None:
     shown = screen(columns, tmp_path, "design", "list")
     assert max(map(len, shown)) <= columns

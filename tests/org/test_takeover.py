@@ -140,5 +140,6 @@ def test_a_process_that_is_younger_than_the_request_did_not_make_it(controller: 
 
 
 @pytest.mark.parametrize("name", ["lab", "trunk", "../worktrees/r2", "r1\n", "x" * 3000, "", "r9"])
+@pytest.mark.slow
 def test_nobody_asks_in_a_name_that_is_nobodys(controller: Controller, name: str) -> None:
     assert "is nobody of this organisation" in said_by(controller, os.getpid(), name)

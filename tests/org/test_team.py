@@ -79,6 +79,7 @@ def facts(team: Team, what: str) -> list[dict[str, object]]:
 
 
 @pytest.mark.parametrize("persona", ["plain", *(pytest.param(name, marks=pytest.mark.slow) for name in ("swallow", "slow"))])
+@pytest.mark.slow
 def test_mail_wakes_an_idle_agent_in_seconds(fake: Callable[..., Team], persona: str) -> None:
     team = fake(persona)
     assert attend(team, lambda: received(log(team.home), "ready"), 10)
@@ -150,6 +151,7 @@ def test_nobody_is_woken_who_was_taken_over_or_is_at_work_or_rate_limited(fake: 
     assert json.loads((team.home.agents / "r1" / "state").read_text())["status"] == "idle"
 
 
+@pytest.mark.slow
 def test_one_whose_provider_turns_it_away_while_it_works_is_shown_so_and_until_when(fake: Callable[..., Team]) -> None:
     team = fake("retries")
     assert attend(team, lambda: received(log(team.home), "ready"), 10)
@@ -166,6 +168,7 @@ def test_one_whose_provider_turns_it_away_while_it_works_is_shown_so_and_until_w
     assert row["state"] == "rate_limited" and abs(row["until"] - time.time() - 9) < 3
 
 
+@pytest.mark.slow
 def test_a_spent_budget_outlives_a_restart_and_an_end_that_failed_is_tried_again(fake: Callable[..., Team]) -> None:
     team, budget = fake(), Budget(tokens=1000)
     team.spending.hold("r1", 1.02, budget, "your")
@@ -241,6 +244,7 @@ def test_one_that_crashes_at_its_start_is_given_up_with_its_last_words(fake: Cal
     assert (team.grid.observe() or {})["r1"].dead and team.labels["r1"].endswith("failed · exited with status 3")
 
 
+@pytest.mark.slow
 def test_an_idle_agent_is_woken_once_to_hear_that_its_budget_is_spent_and_by_nothing_afterwards(fake: Callable[..., Team]) -> None:
     team = fake()
     assert attend(team, lambda: received(log(team.home), "ready"), 10)
@@ -267,6 +271,7 @@ def interventions(team: Team) -> list[tuple[str, float]]:
     return [(fact.body["what"], fact.body["at"]) for fact in team.lab.ledger.facts("intervention", "r1")]
 
 
+@pytest.mark.slow
 def test_who_writes_into_the_worktree_of_one_that_does_nothing_is_found(fake: Callable[..., Team]) -> None:
     team = fake()
     assert attend(team, lambda: received(log(team.home), "ready"), 10)
@@ -281,6 +286,7 @@ def test_who_writes_into_the_worktree_of_one_that_does_nothing_is_found(fake: Ca
     assert facts(team, "touched") == [{"what": "touched", "paths": ["toy/model.py"], "at_work": []}]
 
 
+@pytest.mark.slow
 def test_one_that_was_killed_when_memory_ran_out_is_told_apart(
     fake: Callable[..., Team], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -327,6 +333,7 @@ def test_a_turn_that_a_person_typed_is_found_once_however_short_and_by_whichever
     assert [what for what, _ in interventions(team)] == ["typed", "typed_end"] * 3 and not again.lab.state.typed_in
 
 
+@pytest.mark.slow
 def test_a_run_that_was_asked_for_in_a_typed_turn_is_assisted_though_the_turn_is_over(fake: Callable[..., Team]) -> None:
     team = fake()
     controller = Controller(team.home)
@@ -342,6 +349,7 @@ def test_a_run_that_was_asked_for_in_a_typed_turn_is_assisted_though_the_turn_is
         assert [run.assisted for run in controller.lab.state.experiments[f"E000{number}"].runs] == [person]
 
 
+@pytest.mark.slow
 def test_what_was_asked_for_in_a_typed_turn_is_assisted_also_if_the_agent_was_started_anew_before_it_was_taken(
     fake: Callable[..., Team],
 ) -> None:

@@ -243,6 +243,7 @@ def test_arguments_that_the_system_does_not_take_are_the_models_to_put_right(
     assert not done(place, "write", path="plain.py", text="x\0y").failed, "a file may hold one"
 
 
+@pytest.mark.slow
 def test_long_output_keeps_both_ends_and_the_background_ends_with_the_call(place: tools.Place) -> None:
     found = done(place, "shell", command="sleep 300 & echo begin $!; seq 100000; echo end")
     assert found.text.startswith("begin") and found.text.endswith("end") and "characters are left out" in found.text
