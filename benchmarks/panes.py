@@ -4,7 +4,7 @@
     python benchmarks/panes.py --only looking
 
 `up` is the real command in a fresh folder with shells in all seats, from its start until every agent's own event is there. Looking is
-one `Grid.observe`, and all agents' status with it, as the controller does it every two seconds. Waking is from a message in the inbox of
+one `Grid.observe`, and all agents' status with it, as the controller does it every second. Waking is from a message in the inbox of
 an idle agent (the fake CLI of the tests) until its program has the line, looked after twice a second. Memory is the proportional
 set size (Linux) of a pane's processes; claude, codex and chat talk to a model server on this machine.
 """
