@@ -76,10 +76,10 @@ class Laboratory:
             self.ledger.append(disowned.KIND, disowned.body(found, self.ledger.each(after=after)))
         self.refresh()
         pinned = ""
-        for fact in self.ledger.each("session"):
+        for fact in disowned.counted(self.ledger, "session"):
             manifest = str(fact.body.get("manifest") or pinned)
             text = f"{self.home.data} was pinned anew by fact {fact.id} while nobody served: right if the data were lost then"
-            if fact.id > after and pinned not in ("", manifest) and fact.id not in self.state.disowned and text not in self.state.alarms:
+            if fact.id > after and pinned not in ("", manifest) and text not in self.state.alarms:
                 self.write("alarm", "data", {"text": text})
             pinned = manifest
 

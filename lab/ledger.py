@@ -182,8 +182,7 @@ class Ledger:
     def append_new(self, kind: str, prefix: str, body: dict[str, Any], actor: str = "lab") -> Fact:
         """Write a fact about a new subject: `prefix` and the next number (E0001, E0002, ...), taken in the same transaction."""
         with self._transaction():
-            count = self._db.execute("SELECT COUNT(*) FROM facts WHERE kind=?", (kind,)).fetchone()[0]
-            return self._insert(kind, f"{prefix}{count + 1:04d}", actor, body)
+            return self._insert(kind, f"{prefix}{self.count(kind) + 1:04d}", actor, body)
 
     def facts(self, kind: str | None = None, subject: str | None = None, after: int = 0) -> list[Fact]:
         """Facts in order, optionally of one kind, about one subject, or after an id."""

@@ -27,7 +27,7 @@ Fact kinds (body keys in brackets); a baseline bank, a control and a frontier ar
   replication [attempt, by, against, effect, low, high, p, n, m, holds, why]   subject E....   (what came of it)
   audit_order [trunk, steps, seeds, by, ideas]                     subject A0001   (what trunk is without each of its ideas)
   audit       [rows, additive, why]                                subject A....   (what came of it)
-  carry_order [scale, seeds, by, ideas, manifest]                            subject C0001   (promoted ideas at the next scale)
+  carry_order [scale, seeds, by, ideas, manifest]           subject C0001   (promoted ideas at the next scale)
   carry       [order, scale, effect, low, high, n, m, here, ratio, why]    subject E....   (what came of one of them)
   agent       [what, ...] started, restarted, gave_up, counted (what it has used), ...   subject = agent name
   intervention[what, at]  taken over, released, a turn that a person typed (`at`: when)   subject = agent name
